@@ -1,0 +1,213 @@
+"""The configuration of a model of the family: official keys in, official keys out.
+
+In: a mapping or a `config.json` with the published keys (MiniMax-Text-01, MiniMax-M1) or with the
+spelling of the `-hf` repositories (transformers' `minimax`). Out: one frozen `MiniMaxM1Config`,
+checked, so that every later floor may trust it. Knows nothing of torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from minimax_m1.errors import ConfigError
+
+LIGHTNING, SOFTMAX = 0, 1
+
+# Published keys that say nothing about the architecture; they are read past without a word.
+_IGNORED = frozenset(
+    """architectures auto_map attention_dropout transformers_version torch_dtype dtype use_cache
+    output_router_logits model_type sliding_window pad_token_id _name_or_path tie_encoder_decoder
+    layer_types rope_parameters rope_scaling partial_rotary_factor block_size attention_bias
+    output_attentions output_hidden_states return_dict is_decoder is_encoder_decoder
+    problem_type chunk_size_feed_forward id2label label2id cache_implementation
+    num_experts mlp_bias""".split()
+)
+
+# transformers' names -> the published ones (reference: modular_minimax.py).
+_HF_NAMES = {
+    "full_attn_alpha_factor": "layernorm_full_attention_alpha",
+    "full_attn_beta_factor": "layernorm_full_attention_beta",
+    "linear_attn_alpha_factor": "layernorm_linear_attention_alpha",
+    "linear_attn_beta_factor": "layernorm_linear_attention_beta",
+    "mlp_alpha_factor": "layernorm_mlp_alpha",
+    "mlp_beta_factor": "layernorm_mlp_beta",
+}
+_HF_LAYER_TYPES = {"linear_attention": LIGHTNING, "full_attention": SOFTMAX}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MiniMaxM1Config:
+    """Shape of one model; the defaults are those of MiniMax-M1 (456B parameters, 45.9B active).
+
+    Field names are the published keys of `config.json`. `attn_type_list` has one entry a layer:
+    0 lightning attention, 1 softmax attention. Two keys are ours: `lightning_norm_eps`, the epsilon
+    of the norm inside lightning attention (the published code leaves it at 1e-6), and
+    `softmax_train_length`, which when above 0 scales softmax queries at position n by
+    max(1, ln n / ln softmax_train_length) (Scalable-Softmax, arXiv 2501.19399; 0 for imported weights).
+
+    Raises:
+        ConfigError: the values describe no model; the message names the value and the limit.
+    """
+
+    vocab_size: int = 200064
+    hidden_size: int = 6144
+    num_hidden_layers: int = 80
+    num_attention_heads: int = 64
+    num_key_value_heads: int = 8
+    head_dim: int = 128
+    attn_type_list: tuple[int, ...] = tuple(SOFTMAX if i % 8 == 7 else LIGHTNING for i in range(80))
+    intermediate_size: int = 9216
+    num_local_experts: int = 32
+    num_experts_per_tok: int = 2
+    shared_intermediate_size: int = 0
+    shared_moe_mode: str = "sigmoid"
+    hidden_act: str = "silu"
+    rotary_dim: int = 64
+    rope_theta: float = 10_000_000.0
+    max_position_embeddings: int = 10_240_000
+    rms_norm_eps: float = 1e-5
+    lightning_norm_eps: float = 1e-6
+    postnorm: bool = True
+    layernorm_full_attention_alpha: float = 3.5565588200778455
+    layernorm_full_attention_beta: float = 1.0
+    layernorm_linear_attention_alpha: float = 3.5565588200778455
+    layernorm_linear_attention_beta: float = 1.0
+    layernorm_mlp_alpha: float = 3.5565588200778455
+    layernorm_mlp_beta: float = 1.0
+    router_aux_loss_coef: float = 0.001
+    router_jitter_noise: float = 0.0
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    softmax_train_length: int = 0
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
+        for name in ("shared_intermediate_size", "rotary_dim", "softmax_train_length"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ConfigError(f"{name} must be an integer of at least 0, got {value!r}")
+        if len(self.attn_type_list) != self.num_hidden_layers:
+            raise ConfigError(
+                f"attn_type_list has {len(self.attn_type_list)} entries for {self.num_hidden_layers} layers"
+            )
+        for layer, kind in enumerate(self.attn_type_list):
+            if kind not in (LIGHTNING, SOFTMAX):
+                raise ConfigError(f"attn_type_list[{layer}] must be 0 (lightning) or 1 (softmax), got {kind!r}")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ConfigError(
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
+            )
+        if self.num_experts_per_tok > self.num_local_experts:
+            raise ConfigError(
+                f"num_experts_per_tok {self.num_experts_per_tok} exceeds num_local_experts {self.num_local_experts}"
+            )
+        if self.rotary_dim > self.head_dim or self.rotary_dim % 2:
+            raise ConfigError(
+                f"rotary_dim must be even and at most head_dim {self.head_dim}, got {self.rotary_dim}"
+            )
+        if self.hidden_act != "silu":
+            raise ConfigError(f'hidden_act must be "silu", got {self.hidden_act!r}')
+        if self.shared_moe_mode not in ("sigmoid", "softmax"):
+            raise ConfigError(f'shared_moe_mode must be "sigmoid" or "softmax", got {self.shared_moe_mode!r}')
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise ConfigError(f"{name} must be a finite number above 0, got {value!r}")
+
+    @classmethod
+    def from_dict(cls, keys: Mapping[str, Any]) -> Self:
+        """Reads published keys or the `-hf` spelling; raises ConfigError, naming any unknown key."""
+        known = {f.name for f in fields(cls)}
+        values: dict[str, Any] = {}
+        for key, value in keys.items():
+            name = _HF_NAMES.get(key, key)
+            if name in known:
+                values[name] = value
+            elif key not in _IGNORED:
+                raise ConfigError(f"unknown configuration key {key!r}")
+        if isinstance(shared := values.get("shared_intermediate_size"), list):  # MiniMax-VL-01 writes [0]
+            values["shared_intermediate_size"] = shared[0] if shared else 0
+        if values.get("router_jitter_noise") is None:
+            values.pop("router_jitter_noise", None)
+        if "attn_type_list" not in values and "layer_types" in keys:
+            values["attn_type_list"] = _kinds(keys["layer_types"])
+        rope = keys.get("rope_parameters") or {}
+        if "rope_theta" not in values and "rope_theta" in rope:
+            values["rope_theta"] = rope["rope_theta"]
+        if "num_attention_heads" in values and values.get("head_dim") is None:
+            values["head_dim"] = values.get("hidden_size", cls.__dict__["__dataclass_fields__"]["hidden_size"].default) // values["num_attention_heads"]
+        if "rotary_dim" not in values and "head_dim" in values:
+            partial = keys.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))
+            values["rotary_dim"] = int(values["head_dim"] * partial)
+        layers = values.get("num_hidden_layers")
+        if "attn_type_list" in values:
+            if not isinstance(values["attn_type_list"], list | tuple):
+                raise ConfigError(f"attn_type_list must be a list, got {values['attn_type_list']!r}")
+            values["attn_type_list"] = tuple(values["attn_type_list"])
+        elif isinstance(layers, int):
+            values["attn_type_list"] = tuple(SOFTMAX if i % 8 == 7 else LIGHTNING for i in range(layers))
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(f"a configuration value has the wrong type: {error}") from None
+
+    @classmethod
+    def from_file(cls, path: Path | str) -> Self:
+        """Reads `config.json`; raises ConfigError if it is missing or not JSON."""
+        path = Path(path)
+        try:
+            keys = json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"no configuration at {path}") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not JSON: {error}") from None
+        if not isinstance(keys, dict):
+            raise ConfigError(f"{path} must hold a JSON object, got {type(keys).__name__}")
+        return cls.from_dict(keys)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The published keys, ready for `config.json`."""
+        keys = asdict(self)
+        keys["attn_type_list"] = list(self.attn_type_list)
+        return {"architectures": ["MiniMaxM1ForCausalLM"], "model_type": "minimax_m1", **keys}
+
+    def replace(self, **changes: Any) -> Self:
+        """A checked copy with some fields changed."""
+        return replace(self, **changes)
+
+    @property
+    def lightning_layers(self) -> tuple[int, ...]:
+        """Indices of the lightning layers, in order."""
+        return tuple(i for i, kind in enumerate(self.attn_type_list) if kind == LIGHTNING)
+
+    @property
+    def softmax_layers(self) -> tuple[int, ...]:
+        """Indices of the softmax layers, in order."""
+        return tuple(i for i, kind in enumerate(self.attn_type_list) if kind == SOFTMAX)
+
+
+_COUNTS = (
+    "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
+    "intermediate_size num_local_experts num_experts_per_tok max_position_embeddings"
+).split()
+_POSITIVE = "rope_theta rms_norm_eps lightning_norm_eps initializer_range".split()
+
+
+def _kinds(layer_types: Any) -> list[int]:
+    """transformers' layer names as 0 and 1."""
+    if not isinstance(layer_types, list):
+        raise ConfigError(f"layer_types must be a list, got {layer_types!r}")
+    for name in layer_types:
+        if name not in _HF_LAYER_TYPES:
+            raise ConfigError(f"layer_types holds {name!r}; it may hold {sorted(_HF_LAYER_TYPES)}")
+    return [_HF_LAYER_TYPES[name] for name in layer_types]

@@ -44,10 +44,8 @@ class MiniMaxM1Config:
     """Shape of one model; the defaults are those of MiniMax-M1 (456B parameters, 45.9B active).
 
     Field names are the published keys of `config.json`. `attn_type_list` has one entry a layer:
-    0 lightning attention, 1 softmax attention. Two keys are ours: `lightning_norm_eps`, the epsilon
-    of the norm inside lightning attention (the published code leaves it at 1e-6), and
-    `softmax_train_length`, which when above 0 scales softmax queries at position n by
-    max(1, ln n / ln softmax_train_length) (Scalable-Softmax, arXiv 2501.19399; 0 for imported weights).
+    0 lightning attention, 1 softmax attention. One key is ours: `lightning_norm_eps`, the epsilon
+    of the norm inside lightning attention, which the published code leaves at 1e-6.
 
     Raises:
         ConfigError: the values describe no model; the message names the value and the limit.
@@ -84,14 +82,13 @@ class MiniMaxM1Config:
     tie_word_embeddings: bool = False
     bos_token_id: int | None = None
     eos_token_id: int | None = None
-    softmax_train_length: int = 0
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
-        for name in ("shared_intermediate_size", "rotary_dim", "softmax_train_length"):
+        for name in ("shared_intermediate_size", "rotary_dim"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
                 raise ConfigError(f"{name} must be an integer of at least 0, got {value!r}")
@@ -144,8 +141,10 @@ class MiniMaxM1Config:
         rope = keys.get("rope_parameters") or {}
         if "rope_theta" not in values and "rope_theta" in rope:
             values["rope_theta"] = rope["rope_theta"]
-        if "num_attention_heads" in values and values.get("head_dim") is None:
-            values["head_dim"] = values.get("hidden_size", cls.__dict__["__dataclass_fields__"]["hidden_size"].default) // values["num_attention_heads"]
+        if values.get("head_dim", ...) is None:
+            del values["head_dim"]
+        if "head_dim" not in values and {"hidden_size", "num_attention_heads"} <= values.keys():
+            values["head_dim"] = values["hidden_size"] // max(values["num_attention_heads"], 1)
         if "rotary_dim" not in values and "head_dim" in values:
             partial = keys.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))
             values["rotary_dim"] = int(values["head_dim"] * partial)

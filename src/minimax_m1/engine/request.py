@@ -31,6 +31,7 @@ class SamplingParams:
     """How to choose tokens; names and defaults are vLLM's, `expert_threshold` is ours.
 
     `temperature` 0 is greedy. `top_k` 0 or -1 is off. `seed` None draws from the system's entropy.
+    `min_tokens` holds end-of-sentence and the stop ids back; a stop rule is always obeyed.
     `stop` strings are for the text floor, which turns them into a stop rule; the engine reads
     `stop_token_ids` only. `expert_threshold` in (0, 1]: per token keep the fewest experts whose
     renormalised gate weights sum to at least it; 1.0 is the published top-k.
@@ -56,6 +57,11 @@ class SamplingParams:
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
         _check("top_k", self.top_k, self.top_k >= -1, "at least -1")
         _check("min_p", self.min_p, 0 <= self.min_p <= 1, "between 0 and 1")
+        seed = 0 if self.seed is None else self.seed
+        _check("seed", seed, -(2**63) <= seed < 2**64, "an integer of at most 64 bits")
+        stops = [self.stop] if isinstance(self.stop, str) and self.stop else self.stop
+        if not all(stops):
+            raise RequestError("stop holds an empty string; a stop string has at least 1 character", param="stop")
         _check("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1")
         _check("min_tokens", self.min_tokens, 0 <= self.min_tokens <= self.max_tokens, "between 0 and max_tokens")
         _check("expert_threshold", self.expert_threshold, 0 < self.expert_threshold <= 1, "above 0 and at most 1")
@@ -75,6 +81,7 @@ class Request:
     params: SamplingParams = field(default_factory=SamplingParams)
     stop_rule: Callable[[int], bool] | None = None
     routing: bool = False  # keep the routing trace and hand it over with the last event
+    routed_experts: bool = False  # keep in it every token's experts too: layers x top_k x 2 bytes a token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +100,10 @@ class TokenEvent:
 
 
 class Engine(Protocol):
-    """Submit, cancel, step: everything that runs tokens looks like this from outside."""
+    """Submit, cancel, step: everything that runs tokens looks like this from outside.
+
+    One thread calls an engine. Each submitted request has exactly one event with `finish`, its last.
+    """
 
     @property
     def max_model_len(self) -> int:
@@ -102,7 +112,7 @@ class Engine(Protocol):
 
     @property
     def busy(self) -> bool:
-        """True while any request waits or runs."""
+        """True while any request waits or runs, or an event waits for `step` to tell it."""
         ...
 
     def submit(self, request: Request) -> None:
@@ -110,7 +120,7 @@ class Engine(Protocol):
         ...
 
     def cancel(self, request_id: str) -> None:
-        """Ends a request at once and frees what it held; an unknown id is ignored."""
+        """Ends a request at once and frees what it held; the next step tells ABORT. An unknown id is ignored."""
         ...
 
     def step(self) -> list[TokenEvent]:

@@ -1,0 +1,80 @@
+"""Which experts read which token: the routing trace of one request.
+
+In: for each run of the model its experts and gate weights, [layers, tokens, top_k], -1 where the
+expert threshold dropped one. Out: `report()`, plain numbers a layer, and where asked the full
+`routed_experts` array in the wire form of vLLM and SGLang. Numpy only; a few sums a token.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class RoutingTrace:
+    """Sums over every token that ran: prompt and output, without the last token, which never runs.
+
+    Memory is `layers x experts` sums, and `layers x top_k x 2` bytes a token with `keep_experts`.
+    """
+
+    def __init__(self, *, layers: int, experts: int, keep_experts: bool = False) -> None:
+        assert 0 < experts < 2**15, "expert numbers are kept as int16"
+        self.tokens = 0
+        self._counts = np.zeros((layers, experts), np.int64)
+        self._weights = np.zeros((layers, experts), np.float64)
+        self._entropy = np.zeros(layers, np.float64)
+        self._kept: list[NDArray[np.int16]] | None = [] if keep_experts else None
+
+    def add(self, experts: NDArray[np.integer[Any]], weights: NDArray[np.floating[Any]]) -> None:
+        """Counts some tokens, in order: experts and weights [layers, tokens, top_k]; weights are those applied."""
+        layers, width = self._counts.shape
+        assert experts.shape == weights.shape and experts.shape[0] == layers, (experts.shape, weights.shape)
+        self.tokens += experts.shape[1]
+        kept = experts >= 0
+        # One count over layer * width + expert is one pass; a count a layer would be one call a layer.
+        place = (experts + np.arange(layers)[:, None, None] * width)[kept]
+        gates = weights[kept].astype(np.float64)
+        self._counts += np.bincount(place, minlength=layers * width).reshape(layers, width)
+        self._weights += np.bincount(place, weights=gates, minlength=layers * width).reshape(layers, width)
+        # Entropy is that of the kept weights as shares of their sum, so any gate scale gives the same number.
+        gate = np.where(kept, weights, 0.0).astype(np.float64)
+        share = gate / np.maximum(gate.sum(-1, keepdims=True), np.finfo(np.float64).tiny)
+        self._entropy -= (share * np.log(np.where(share > 0, share, 1.0))).sum((1, 2))
+        if self._kept is not None:
+            self._kept.append(experts.astype(np.int16))
+
+    def report(self) -> dict[str, Any]:
+        """JSON-able: tokens, experts per token, and for each layer
+
+        `tokens_per_expert` [E]; `mean_gate_weight` [E], over the tokens sent there (0 where none);
+        `entropy`, the mean over tokens of the entropy of the kept gate weights, in nats.
+        """
+        tokens = max(self.tokens, 1)
+        mean = self._weights / np.maximum(self._counts, 1)
+        return {
+            "tokens": self.tokens,
+            "experts_per_token": round(float(self._counts.sum()) / (tokens * len(self._counts)), 6),
+            "layers": [
+                {
+                    "layer": layer,
+                    "experts_per_token": round(float(counts.sum()) / tokens, 6),
+                    "tokens_per_expert": counts.tolist(),
+                    "mean_gate_weight": mean[layer].round(6).tolist(),
+                    "entropy": round(max(float(self._entropy[layer]), 0.0) / tokens, 6),
+                }
+                for layer, counts in enumerate(self._counts)
+            ],
+        }
+
+    def routed_experts(self) -> str:
+        """Base64 of an .npy file: int16 [tokens, layers, top_k], -1 where dropped; needs `keep_experts`."""
+        assert self._kept is not None, "this trace was not asked to keep the experts"
+        layers = len(self._counts)
+        array = np.concatenate([np.empty((layers, 0, 1), np.int16)] if not self._kept else self._kept, axis=1)
+        file = io.BytesIO()
+        np.save(file, np.ascontiguousarray(array.transpose(1, 0, 2)))
+        return base64.b64encode(file.getvalue()).decode("ascii")

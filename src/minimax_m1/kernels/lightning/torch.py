@@ -1,0 +1,130 @@
+"""Lightning attention in blocks: matrix products inside a block, one state carried from block to block.
+
+In and out as in reference.py. Sequences are cut into blocks of 32 to 256 tokens (the size with the least work for
+the lengths at hand), products run in float32 or better, and the backward is written by hand: it keeps q, k, v and
+one state a block, so its memory grows with T and not with T squared. The slopes are constants, not trained.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minimax_m1.kernels.segments import Blocks, Segments
+
+_SIZES = (32, 64, 128, 256)  # MiniMax-01 section 3.3: several block sizes, the least padding wins
+_SCAN_STEP = 20_000  # cost of one scan step in units of multiply-adds a head; measured on two CPU cores
+
+
+def lightning(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, segments: Segments, states: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Block algorithm; gradients for q, k, v and states equal the reference's."""
+    assert q.shape == k.shape == v.shape and len(states) == len(segments)
+    assert states.dtype == torch.promote_types(q.dtype, torch.float32), "the state is float32 or better"
+    if segments.single_tokens:
+        return _step(q, k, v, slopes, states)
+    if segments.total == 0:
+        return torch.zeros_like(q), states
+    blocks = segments.blocks(block_size(segments, q.shape[-1]), q.device)
+    out, ends = _Blockwise.apply(q, k, v, slopes, states, blocks)
+    return out, ends
+
+
+def block_size(segments: Segments, width: int) -> int:
+    """The block size that costs least for these lengths: padded rows times (block + width), and the scan."""
+
+    def cost(size: int) -> int:
+        counts = [-(-length // size) for length in segments.lengths]
+        return sum(counts) * size * 2 * (size + 2 * width) * width + max(counts) * _SCAN_STEP
+
+    return min(_SIZES, key=cost)
+
+
+def _step(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+    """One token a sequence: an outer product and a read, T = N."""
+    k, v = k.to(states.dtype), v.to(states.dtype)
+    decay = torch.exp(-slopes.to(states.dtype))[:, None, None]
+    ends = torch.addcmul(states * decay, k.unsqueeze(-1), v.unsqueeze(-2))  # [N, H, D, D]
+    out = torch.matmul(q.unsqueeze(-2).to(states.dtype), ends).squeeze(-2)  # [N, H, D]
+    return out.to(q.dtype), ends
+
+
+class _Blockwise(torch.autograd.Function):
+    """o = (q kᵀ ⊙ D) v + (q ⊙ λʲ) S and S' = λᵐ S + (k ⊙ λᵐ⁻ʲ)ᵀ v for each block of m tokens."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, states: Tensor, blocks: Blocks
+    ) -> tuple[Tensor, Tensor]:
+        q_, k_, v_ = (_to_blocks(x, blocks, states.dtype) for x in (q, k, v))
+        decays = _Decays(slopes.to(states.dtype), blocks)
+        pushed = (k_ * decays.key).transpose(-1, -2) @ v_  # [NB, H, D, D]
+        before = torch.empty_like(pushed)
+        carry = states[blocks.order]  # a copy: the caller's states stay as they are
+        for first, count in blocks.levels:
+            here = slice(first, first + count)
+            before[here] = carry[:count]
+            carry[:count].mul_(decays.block[here]).add_(pushed[here])
+        scores = (q_ @ k_.transpose(-1, -2)).mul_(decays.within)
+        out = (q_ * decays.query) @ before
+        out += scores @ v_
+        ends = torch.empty_like(carry)
+        ends[blocks.order] = carry
+        ctx.save_for_backward(q_, k_, v_, before, slopes)
+        ctx.blocks, ctx.dtype = blocks, q.dtype
+        return _from_blocks(out, blocks, q.dtype), ends
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, before, slopes = ctx.saved_tensors
+        blocks, dtype = ctx.blocks, ctx.dtype
+        grad = _to_blocks(grads[0], blocks, q.dtype)
+        decays = _Decays(slopes.to(q.dtype), blocks)
+        pulled = (q * decays.query).transpose(-1, -2) @ grad  # [NB, H, D, D]
+        after = torch.empty_like(pulled)  # gradient of the state that leaves each block
+        carry = grads[1][blocks.order]
+        for first, count in reversed(blocks.levels):
+            here = slice(first, first + count)
+            after[here] = carry[:count]
+            carry[:count].mul_(decays.block[here]).add_(pulled[here])
+        d_states = torch.empty_like(carry)
+        d_states[blocks.order] = carry
+        d_scores = (grad @ v.transpose(-1, -2)).mul_(decays.within)
+        d_q = (grad @ before.transpose(-1, -2)).mul_(decays.query)
+        d_q += d_scores @ k
+        d_k = (v @ after.transpose(-1, -2)).mul_(decays.key)
+        d_k += d_scores.transpose(-1, -2) @ q
+        scores = (q @ k.transpose(-1, -2)).mul_(decays.within)
+        d_v = (k * decays.key) @ after
+        d_v += scores.transpose(-1, -2) @ grad
+        d_q, d_k, d_v = (_from_blocks(x, blocks, dtype) for x in (d_q, d_k, d_v))
+        return d_q, d_k, d_v, None, d_states, None
+
+
+class _Decays:
+    """Powers of each head's λ = exp(-slope) that one block needs; j counts from 1, m is the block's real length."""
+
+    def __init__(self, slopes: Tensor, blocks: Blocks) -> None:
+        j = torch.arange(1, blocks.size + 1, device=slopes.device, dtype=slopes.dtype)
+        m = blocks.lengths.to(slopes.dtype)[:, None]
+        gap = (j[:, None] - j).clamp(min=0)
+        self.query = torch.exp(-slopes[:, None] * j)[..., None]  # λʲ, [H, B, 1]
+        self.key = torch.exp(-slopes[:, None] * (m - j).clamp(min=0)[:, None])[..., None]  # λᵐ⁻ʲ, [NB, H, B, 1]
+        self.block = torch.exp(-slopes * m)[..., None, None]  # λᵐ, [NB, H, 1, 1]
+        self.within = torch.exp(-slopes[:, None, None] * gap).tril()  # λ^(i-j) for i >= j, [H, B, B]
+
+
+def _to_blocks(x: Tensor, blocks: Blocks, dtype: torch.dtype) -> Tensor:
+    """Packed [T, H, D] to [NB, H, B, D], zeros where a block is longer than its sequence."""
+    if blocks.gather is not None:
+        x = torch.cat((x, x.new_zeros(1, *x.shape[1:]))).index_select(0, blocks.gather)
+    return x.view(-1, blocks.size, *x.shape[1:]).transpose(1, 2).to(dtype).contiguous()
+
+
+def _from_blocks(x: Tensor, blocks: Blocks, dtype: torch.dtype) -> Tensor:
+    """[NB, H, B, D] back to packed [T, H, D]."""
+    x = x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3]).to(dtype)
+    return x if blocks.scatter is None else x.index_select(0, blocks.scatter)

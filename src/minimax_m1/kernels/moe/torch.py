@@ -1,0 +1,79 @@
+"""Mixture of experts, sorted and grouped: tokens are laid out expert by expert, one product a used expert.
+
+In and out as in reference.py. The loop runs over experts that have tokens, never over tokens. The backward is
+written by hand: gradients of stacked expert weights are filled slice by slice, without a zero tensor for each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from minimax_m1.kernels.moe.route import DROPPED
+
+
+def moe(x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor, w2: Tensor) -> Tensor:
+    """Weighted sum of the chosen experts; gradients equal the reference's."""
+    return _Grouped.apply(x, experts, weights.to(x.dtype), w13, w2)  # type: ignore[no-any-return]
+
+
+class _Plan:
+    """The sort: `order` [R] entry (token * K + slot) of each sorted row, and the slice of rows of each used expert."""
+
+    def __init__(self, experts: Tensor, count: int) -> None:
+        flat = experts.flatten()
+        self.order = torch.argsort(flat, stable=True)
+        sizes = torch.bincount(flat - DROPPED, minlength=count + 1).tolist()  # dropped entries are sorted first
+        self.groups: list[tuple[int, slice]] = []
+        self.dropped = at = sizes[0]
+        for expert, size in enumerate(sizes[1:]):
+            if size:
+                self.groups.append((expert, slice(at, at + size)))
+            at += size
+        self.rows = self.order // experts.shape[1]  # token of each sorted row
+        self.inverse = torch.empty_like(self.order)
+        self.inverse[self.order] = torch.arange(len(self.order), device=experts.device)
+
+
+class _Grouped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor, w2: Tensor) -> Tensor:
+        plan = _Plan(experts, len(w13))
+        rows = x.index_select(0, plan.rows)  # [R, M]
+        hidden = rows.new_empty(len(rows), w13.shape[1])  # [R, 2F]
+        out = torch.empty_like(rows)
+        out[: plan.dropped] = 0
+        for expert, here in plan.groups:
+            torch.mm(rows[here], w13[expert].T, out=hidden[here])
+            gate, up = hidden[here].chunk(2, -1)
+            torch.mm(silu(gate).mul_(up), w2[expert].T, out=out[here])
+        ctx.save_for_backward(rows, hidden, out, weights, w13, w2)
+        ctx.plan = plan
+        slots = out.index_select(0, plan.inverse).view(*experts.shape, -1)  # [T, K, M]
+        return torch.einsum("tkm,tk->tm", slots, weights)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, hidden, out, weights, w13, w2 = ctx.saved_tensors
+        plan: _Plan = ctx.plan
+        pulled = grads[0].index_select(0, plan.rows)  # [R, M]
+        d_weights = (pulled * out).sum(-1).index_select(0, plan.inverse).view_as(weights)
+        pulled *= weights.flatten()[plan.order, None]
+        d_w13, d_w2 = torch.zeros_like(w13), torch.zeros_like(w2)
+        d_rows, d_hidden = torch.zeros_like(rows), torch.empty_like(hidden)
+        for expert, here in plan.groups:
+            gate, up = hidden[here].chunk(2, -1)
+            d_act = pulled[here] @ w2[expert]  # [r, F]
+            sigmoid = gate.sigmoid()
+            act = gate * sigmoid
+            torch.mm(pulled[here].T, act * up, out=d_w2[expert])
+            d_gate, d_up = d_hidden[here].chunk(2, -1)
+            torch.mul(d_act, act, out=d_up)
+            torch.mul(d_act * up, sigmoid + act * (1 - sigmoid), out=d_gate)
+            torch.mm(d_hidden[here].T, rows[here], out=d_w13[expert])
+            torch.mm(d_hidden[here], w13[expert], out=d_rows[here])
+        d_x = d_rows.index_select(0, plan.inverse).view(*weights.shape, -1).sum(1)
+        return d_x, None, d_weights, d_w13, d_w2

@@ -1,0 +1,15 @@
+"""RMSNorm said plainly: statistics in float32 or better, cast back, then the weight in the input's dtype.
+
+In: x [..., M], weight [M]. Out: [..., M] in x's dtype.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x²) + eps) * weight."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)

@@ -1,0 +1,87 @@
+"""`Ops`: the frozen record of callables that a model runs on.
+
+`Ops.reference()` is the plain and slow truth, `Ops.torch()` the fast path on any device. Swap one op with
+`dataclasses.replace(ops, moe=...)`. Nothing is chosen behind the caller's back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from torch import Tensor
+
+from minimax_m1.kernels.attention.reference import attention as attention_reference
+from minimax_m1.kernels.attention.torch import attention as attention_torch
+from minimax_m1.kernels.lightning.reference import lightning as lightning_reference
+from minimax_m1.kernels.lightning.torch import lightning as lightning_torch
+from minimax_m1.kernels.moe.reference import moe as moe_reference
+from minimax_m1.kernels.moe.torch import moe as moe_torch
+from minimax_m1.kernels.norm.reference import rms_norm as rms_norm_reference
+from minimax_m1.kernels.norm.torch import rms_norm as rms_norm_torch
+from minimax_m1.kernels.rope.reference import rope
+from minimax_m1.kernels.segments import Segments
+
+
+class Lightning(Protocol):
+    """q, k, v [T, H, D], slopes [H], segments, states [N, H, D, D] -> [T, H, D], states."""
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, segments: Segments, states: Tensor, /
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+class Attention(Protocol):
+    """q [T, H, D], keys and values N times [L_n, G, D], segments -> [T, H, D]."""
+
+    def __call__(
+        self, q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], segments: Segments, /
+    ) -> Tensor: ...
+
+
+class MoE(Protocol):
+    """x [T, M], experts [T, K], weights [T, K], w13 [E, 2F, M], w2 [E, M, F] -> [T, M]."""
+
+    def __call__(self, x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor, w2: Tensor, /) -> Tensor: ...
+
+
+class Norm(Protocol):
+    """x [..., M], weight [M], eps -> [..., M]."""
+
+    def __call__(self, x: Tensor, weight: Tensor, eps: float, /) -> Tensor: ...
+
+
+class Rope(Protocol):
+    """x [T, H, D], cos and sin [T, 1, R/2] -> [T, H, D]."""
+
+    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ops:
+    """One callable for each op of the architecture."""
+
+    lightning: Lightning
+    attention: Attention
+    moe: MoE
+    norm: Norm
+    rope: Rope
+
+    @classmethod
+    def reference(cls) -> Self:
+        """Plain, slow, float64-able."""
+        return cls(
+            lightning=lightning_reference,
+            attention=attention_reference,
+            moe=moe_reference,
+            norm=rms_norm_reference,
+            rope=rope,
+        )
+
+    @classmethod
+    def torch(cls) -> Self:
+        """Fast on any device torch knows; rotation is memory-bound and has one form."""
+        return cls(
+            lightning=lightning_torch, attention=attention_torch, moe=moe_torch, norm=rms_norm_torch, rope=rope
+        )

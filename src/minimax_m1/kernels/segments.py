@@ -1,0 +1,103 @@
+"""Where each sequence of a packed batch begins and ends, and the block tables that follow from it.
+
+In: `cu_seqlens` [N+1]. Out: lengths, and for a block size the gather tables of chunked kernels, computed once
+a batch and shared by its layers. A sequence may be empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+    """Sequences cut into blocks of `size` tokens, ordered so that a scan over blocks is a scan over slices.
+
+    Blocks are sorted by level (first blocks of all sequences, then second blocks, ...), and within a level by
+    `order`, the sequences from longest to shortest; the sequences that reach a level are a prefix of `order`.
+    """
+
+    size: int
+    gather: Tensor | None  # [NB * B] packed row of each block row, T where it is padding; None: rows are in place
+    scatter: Tensor | None  # [T] block row of each packed row; None: rows are in place
+    lengths: Tensor  # [NB] real tokens in each block
+    order: Tensor  # [N] sequence of each rank
+    levels: tuple[tuple[int, int], ...]  # (first block, blocks) of each level
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Boundaries of N packed sequences: sequence n holds rows cu_seqlens[n] to cu_seqlens[n+1]."""
+
+    cu_seqlens: tuple[int, ...]
+    _blocks: dict[tuple[int, torch.device], Blocks] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        assert self.cu_seqlens[0] == 0 and all(a <= b for a, b in pairwise(self.cu_seqlens)), self.cu_seqlens
+
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> Self:
+        """Segments of the given lengths [N]."""
+        return cls((0, *accumulate(lengths)))
+
+    def __len__(self) -> int:
+        return len(self.cu_seqlens) - 1
+
+    @property
+    def total(self) -> int:
+        """T, the number of packed rows."""
+        return self.cu_seqlens[-1]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each sequence, [N]."""
+        return [stop - start for start, stop in pairwise(self.cu_seqlens)]
+
+    @property
+    def single_tokens(self) -> bool:
+        """True where every sequence brings exactly one token, as in a decode step."""
+        return self.total == len(self) and all(n == 1 for n in self.lengths)
+
+    def blocks(self, size: int, device: torch.device) -> Blocks:
+        """The block table for one block size, kept for the layers that ask again."""
+        key = (size, device)
+        if key not in self._blocks:
+            self._blocks[key] = _cut(self, size, device)
+        return self._blocks[key]
+
+
+def _cut(segments: Segments, size: int, device: torch.device) -> Blocks:
+    lengths = torch.tensor(segments.lengths)
+    starts = torch.tensor(segments.cu_seqlens[:-1])
+    order = torch.argsort(lengths, descending=True, stable=True)
+    counts = -(-lengths[order] // size)  # blocks of each rank
+    ranks = torch.repeat_interleave(counts)  # [NB] in rank-major order
+    levels = torch.arange(len(ranks)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    by_level = torch.argsort(levels, stable=True)
+    ranks, levels = ranks[by_level], levels[by_level]
+    sequence = order[ranks]
+    first = starts[sequence] + levels * size  # [NB] packed row at which each block begins
+    real = (lengths[sequence] - levels * size).clamp(max=size)
+    sizes = torch.bincount(levels).tolist() if len(levels) else []
+    gather = scatter = None
+    if segments.total != len(ranks) * size or not torch.equal(first, torch.arange(len(ranks)) * size):
+        within = torch.arange(size)
+        rows = first[:, None] + within
+        gather = torch.where(within < real[:, None], rows, segments.total).flatten()
+        scatter = torch.empty(segments.total + 1, dtype=torch.long)
+        scatter[gather] = torch.arange(len(gather))
+        gather, scatter = gather.to(device), scatter[:-1].to(device)
+    return Blocks(
+        size=size,
+        gather=gather,
+        scatter=scatter,
+        lengths=real.to(device),
+        order=order.to(device),
+        levels=tuple(zip(accumulate(sizes, initial=0), sizes, strict=False)),
+    )

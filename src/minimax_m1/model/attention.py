@@ -1,0 +1,39 @@
+"""The softmax mixer: grouped-query attention with rotary positions on the first dimensions of each head.
+
+In: normed hidden states [T, M] of a packed batch, rotary tables, the keys and values before it. Out: [T, M] and the
+keys and values with this batch's tokens appended (keys are kept rotated, in the model's dtype).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from minimax_m1.config import MiniMaxM1Config
+from minimax_m1.kernels.ops import Ops
+from minimax_m1.model.batch import Batch
+from minimax_m1.model.layers import Linear
+from minimax_m1.model.state import KeyValues
+
+
+class SoftmaxAttention(nn.Module):
+    """Parameters: q_proj [HD, M], k_proj and v_proj [GD, M], o_proj [M, HD]."""
+
+    def __init__(self, config: MiniMaxM1Config) -> None:
+        super().__init__()
+        self.heads, self.groups, self.width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.q_proj = Linear(config.hidden_size, self.heads * self.width)
+        self.k_proj = Linear(config.hidden_size, self.groups * self.width)
+        self.v_proj = Linear(config.hidden_size, self.groups * self.width)
+        self.o_proj = Linear(self.heads * self.width, config.hidden_size)
+
+    def forward(
+        self, x: Tensor, batch: Batch, tables: tuple[Tensor, Tensor], past: tuple[KeyValues, ...], ops: Ops
+    ) -> tuple[Tensor, tuple[KeyValues, ...]]:
+        """x [T, M], tables of cos and sin [T, 1, R/2] -> [T, M], keys and values."""
+        q = ops.rope(self.q_proj(x).view(len(x), self.heads, self.width), *tables)
+        k = ops.rope(self.k_proj(x).view(len(x), self.groups, self.width), *tables)
+        v = self.v_proj(x).view(len(x), self.groups, self.width)
+        lengths = batch.segments.lengths
+        now = tuple(kv.append(*new) for kv, *new in zip(past, k.split(lengths), v.split(lengths), strict=True))
+        mixed = ops.attention(q, [kv.keys for kv in now], [kv.values for kv in now], batch.segments)
+        return self.o_proj(mixed.reshape(len(x), -1)), now

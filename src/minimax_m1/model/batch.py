@@ -1,0 +1,39 @@
+"""`Batch`: N sequences packed into one row of ids, with the positions that softmax attention rotates by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from minimax_m1.kernels.segments import Segments
+from minimax_m1.model.state import State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """ids [T] int64 packed; segments of N sequences; positions [T] int64 (lightning layers do not read them)."""
+
+    ids: Tensor
+    segments: Segments
+    positions: Tensor
+
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]], state: State, device: torch.device | str = "cpu") -> Self:
+        """Packs new ids of each sequence; positions continue from the state's lengths."""
+        segments = Segments.of([len(ids) for ids in sequences])
+        return cls(
+            ids=torch.tensor(list(chain.from_iterable(sequences)), dtype=torch.long, device=device),
+            segments=segments,
+            positions=follow(state.lengths, segments, device),
+        )
+
+
+def follow(starts: Sequence[int], segments: Segments, device: torch.device | str) -> Tensor:
+    """Positions [T] that count on from each sequence's start."""
+    ranges = [torch.arange(start, start + n) for start, n in zip(starts, segments.lengths, strict=True)]
+    return torch.cat(ranges).to(device) if ranges else torch.zeros(0, dtype=torch.long, device=device)

@@ -1,0 +1,243 @@
+"""Checkpoints in the published layout: safetensors, one file or shards with an index, beside a config.json.
+
+In and out: a folder. Tensors go one at a time between a shard and their place in the model (the stacked experts are
+read and written through views), so loading needs little more memory than the model. Names and shapes that do not
+fit are refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from rich.progress import Progress
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from minimax_m1.config import MiniMaxM1Config
+from minimax_m1.errors import CheckpointError
+from minimax_m1.location import locate
+from minimax_m1.model.names import GATE, published_tensors
+
+if TYPE_CHECKING:
+    from minimax_m1.kernels.ops import Ops
+    from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
+
+    Model = TypeVar("Model", bound=MiniMaxM1ForCausalLM)
+
+_INDEX, _SINGLE, _CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+# Buffers that transformers' port writes out; they follow from the config and are computed anew.
+_DERIVED = ("slope_rate", "query_decay", "key_decay", "diagonal_decay", "rotary_emb.inv_freq")
+
+
+def published_views(model: MiniMaxM1ForCausalLM) -> dict[str, Tensor]:
+    """Every published name with its place in the model: a parameter, or a view into the stacked experts."""
+    own = {name: parameter.data for name, parameter in model.named_parameters(remove_duplicate=False)}
+    inner = model.config.intermediate_size
+    views = {}
+    for name in published_tensors(model.config):
+        if ".experts." not in name:
+            views[name] = own[name]
+            continue
+        stack, expert, part, _ = name.rsplit(".", 3)
+        if part == "w2":
+            views[name] = own[f"{stack}.w2"][int(expert)]
+        else:
+            views[name] = own[f"{stack}.w13"][int(expert), slice(0, inner) if part == "w1" else slice(inner, None)]
+    return views
+
+
+def use_published_names(model: MiniMaxM1ForCausalLM) -> None:
+    """Makes `state_dict` and `load_state_dict` speak the published names."""
+
+    def rename(module: torch.nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+        for name in [n for n in state if n.endswith((".experts.w13", ".experts.w2"))]:
+            del state[name]
+        if model.config.tie_word_embeddings:
+            state.pop(f"{prefix}lm_head.weight", None)
+        state.update((prefix + name, view) for name, view in published_views(model).items())
+
+    def restore(module: torch.nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        for layer in range(model.config.num_hidden_layers):
+            base = f"{prefix}model.layers.{layer}.block_sparse_moe.experts"
+            parts = [[state.pop(f"{base}.{e}.w{i}.weight", None) for i in (1, 2, 3)] for e in _experts(model)]
+            if all(w is not None for expert in parts for w in expert):
+                state[f"{base}.w13"] = torch.stack([torch.cat((w1, w3)) for w1, _, w3 in parts])
+                state[f"{base}.w2"] = torch.stack([w2 for _, w2, _ in parts])
+        if model.config.tie_word_embeddings and f"{prefix}model.embed_tokens.weight" in state:
+            state[f"{prefix}lm_head.weight"] = state[f"{prefix}model.embed_tokens.weight"]
+
+    model.register_state_dict_post_hook(rename)
+    model.register_load_state_dict_pre_hook(restore)
+
+
+def _experts(model: MiniMaxM1ForCausalLM) -> range:
+    return range(model.config.num_local_experts)
+
+
+def load(
+    kind: type[Model],
+    name: str | Path,
+    *,
+    dtype: torch.dtype | str,
+    device: torch.device,
+    ops: Ops | None,
+    progress: bool,
+) -> Model:
+    """Builds the model of a folder or name and streams its tensors in; see `from_pretrained`."""
+    folder = locate(name)
+    config = MiniMaxM1Config.from_file(folder / _CONFIG)
+    shards = shard_files(folder)
+    shapes = {n: s for shard in shards for n, s in _header(shard).items()}
+    config = _with_shared_width(config, shapes)
+    check_names({n: shape for n, (shape, _) in shapes.items()}, config, folder)
+    wanted = _dtype(dtype, shapes)
+    with torch.device("meta"):
+        model = kind(config, ops=ops, init=False).to(wanted)
+    model = _materialise(model, device)
+    views = published_views(model)
+    with Progress(transient=True, disable=not progress) as bar:
+        task = bar.add_task(f"loading {folder.name}", total=len(views))
+        for shard in shards:
+            try:
+                with safe_open(shard, "pt") as tensors:
+                    for key in tensors.keys():  # noqa: SIM118  (safe_open is no mapping)
+                        if key in views:
+                            views[key].copy_(tensors.get_tensor(key))
+                            bar.advance(task)
+            except SafetensorError as error:
+                raise CheckpointError(f"{shard} is cut or damaged: {error}") from None
+    return model.eval()
+
+
+def _materialise(model: Model, device: torch.device) -> Model:
+    """Empty storage for the parameters, and the decay slopes computed anew, which no checkpoint holds."""
+    from minimax_m1.model.lightning import LightningAttention, Slopes
+
+    model = model.to_empty(device=device)
+    for index, layer in enumerate(model.model.layers):
+        if isinstance(layer.self_attn, LightningAttention):
+            fresh = Slopes(layer.self_attn.heads, index, model.config.num_hidden_layers)
+            layer.self_attn.slopes = fresh.to(device)
+    if model.config.tie_word_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    return model
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, in order; raises CheckpointError where one is missing."""
+    if (index := folder / _INDEX).is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"{index} is not a safetensors index: {error!r}") from None
+        for shard in names:
+            if not (folder / str(shard)).is_file():
+                raise CheckpointError(f"{folder} lacks the shard {shard} that its index names")
+        return [folder / shard for shard in names]
+    if (single := folder / _SINGLE).is_file():
+        return [single]
+    raise CheckpointError(f"{folder} holds neither {_SINGLE} nor {_INDEX}")
+
+
+def _header(shard: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Names, shapes and dtypes of one file, without its data."""
+    try:
+        with safe_open(shard, "pt") as tensors:
+            slices = {n: tensors.get_slice(n) for n in tensors.keys()}  # noqa: SIM118
+            return {n: (tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}
+    except SafetensorError as error:
+        raise CheckpointError(f"{shard} is cut or damaged: {error}") from None
+
+
+def header_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a folder's checkpoint, read from the headers only."""
+    return {name: shape for shard in shard_files(folder) for name, (shape, _) in _header(shard).items()}
+
+
+def _with_shared_width(
+    config: MiniMaxM1Config, shapes: Mapping[str, tuple[tuple[int, ...], str]]
+) -> MiniMaxM1Config:
+    """The published code builds the shared expert `intermediate_size` wide, vLLM `shared_intermediate_size`."""
+    gate = shapes.get("model.layers.0.shared_mlp.gate_proj.weight")
+    if config.shared_intermediate_size and gate and gate[0][0] == config.intermediate_size:
+        return config.replace(shared_intermediate_size=config.intermediate_size)
+    return config
+
+
+def check_names(found: Mapping[str, tuple[int, ...]], config: MiniMaxM1Config, where: Path) -> None:
+    """Raises CheckpointError naming tensors that are missing, unknown or of another shape."""
+    expected = published_tensors(config)
+    extra = {n for n in found.keys() - expected.keys() if not n.endswith(_DERIVED)}
+    if config.tie_word_embeddings:
+        extra.discard("lm_head.weight")
+    if missing := expected.keys() - found.keys():
+        raise CheckpointError(f"{where} lacks {_some(missing)}")
+    if extra:
+        raise CheckpointError(f"{where} holds {_some(extra)}, which the configuration does not know")
+    for name, shape in expected.items():
+        if tuple(found[name]) != shape:
+            raise CheckpointError(f"{name} in {where} has shape {list(found[name])}, the configuration says {list(shape)}")
+
+
+def _some(names: set[str]) -> str:
+    first = ", ".join(sorted(names)[:3])
+    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more tensors"
+
+
+def _dtype(dtype: torch.dtype | str, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        stored = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+        found = shapes["model.embed_tokens.weight"][1]
+        if found not in stored:
+            raise CheckpointError(f"weights of dtype {found} need a dtype= to be loaded as")
+        dtype = stored[found]
+    if dtype not in _DTYPES:
+        raise CheckpointError(f"dtype must be one of auto, {', '.join(_DTYPES)}, got {dtype!r}")
+    return _DTYPES[dtype]
+
+
+def save(model: MiniMaxM1ForCausalLM, folder: Path, max_shard_bytes: int) -> None:
+    """Writes config.json and the tensors; a folder is complete only once its config is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = list(_split(published_views(model), max_shard_bytes))
+    for old in (folder / _CONFIG, folder / _INDEX):
+        old.unlink(missing_ok=True)
+    weight_map, total = {}, 0
+    for number, shard in enumerate(shards, 1):
+        name = _SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in shard.items()}
+        save_file(contiguous, folder / f"{name}.tmp", metadata={"format": "pt"})
+        (folder / f"{name}.tmp").rename(folder / name)
+        weight_map.update(dict.fromkeys(shard, name))
+        total += sum(tensor.nbytes for tensor in contiguous.values())
+    if len(shards) > 1:
+        _write_json(folder / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    dtype = str(model.dtype).removeprefix("torch.")
+    _write_json(folder / _CONFIG, {**model.config.to_dict(), "torch_dtype": dtype})
+
+
+def _split(views: Mapping[str, Tensor], limit: int) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in views.items():
+        if shard and size + tensor.nbytes > limit:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor
+        size += tensor.nbytes
+    yield shard
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+
+
+__all__ = ["GATE", "check_names", "header_shapes", "load", "published_views", "save", "shard_files", "use_published_names"]

@@ -1,0 +1,69 @@
+"""The small parts: the embedding, a bias-free linear map, RMSNorm, the gated MLP of the shared expert, the float32 head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, linear, silu
+
+from minimax_m1.kernels.ops import Ops
+
+
+class Linear(nn.Module):
+    """x [..., in] -> [..., out], no bias; made empty, since weights are loaded or initialised as a whole."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight)
+
+
+class Embedding(nn.Module):
+    """ids [T] -> [T, width]; made empty, like Linear."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, width))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return embedding(ids, self.weight)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, statistics in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor, ops: Ops) -> Tensor:
+        return ops.norm(x, self.weight, self.eps)
+
+
+class GatedMLP(nn.Module):
+    """down( silu(gate x) * up x ), the shared expert."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.gate_proj = Linear(width, inner)
+        self.up_proj = Linear(width, inner)
+        self.down_proj = Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+_HEAD_ROWS = 16_384  # vocabulary rows brought to float32 at a time: 0.4 GB at M1's width
+
+
+def head(x: Tensor, weight: Tensor) -> Tensor:
+    """Logits [T, V] in float32 or better whatever the model's dtype (MiniMax-M1 report, section 3.2)."""
+    accurate = torch.promote_types(x.dtype, torch.float32)
+    x = x.to(accurate)
+    if weight.dtype == accurate:
+        return linear(x, weight)
+    return torch.cat([linear(x, rows.to(accurate)) for rows in weight.split(_HEAD_ROWS)], -1)

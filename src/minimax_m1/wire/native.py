@@ -1,0 +1,101 @@
+"""The native contract: `POST /v1/minimax-m1/generate`.
+
+In: `GenerateRequest`, whose unknown fields are refused by name. Out: `GenerateReply`, or, streaming,
+events named `progress`, `reasoning`, `text`, `tool_call`, at last `done` (a whole reply) or `error`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from minimax_m1.errors import RequestError
+from minimax_m1.wire.body import Closed, Count, Integer, Stop
+from minimax_m1.wire.messages import Function, Message, Tool
+
+
+class GenerateRequest(Closed):
+    """One question. Exactly one of `input` (rendered as one user message) and `messages`.
+
+    `max_output_tokens` must fit in the context window; what the input then leaves of the window caps
+    it, and the reply's finish reason is "length". `context_window` is the most tokens, input and output
+    together, that this request may use; absent, the server's limit. An input that does not fit is
+    refused, never cut. `temperature`, `top_p` and `top_k` default to the model's own settings.
+    `expert_threshold` in (0, 1]: per token keep the fewest experts whose renormalised gate weights
+    sum to at least it; 1.0 is the published top-k, lower is faster.
+    """
+
+    model: str | None = None
+    input: Annotated[str, Field(min_length=1)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    max_output_tokens: Count = 1024
+    context_window: Count | None = None
+    expert_threshold: Annotated[float, Field(gt=0, le=1)] = 1.0
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: Integer | None = None
+    seed: Integer | None = None
+    stop: Stop | None = None
+    tools: list[Tool | Function] | None = None
+    stream: bool = False
+    routing: bool = True
+    routed_experts: bool = False
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        if (self.input is None) == (self.messages is None):
+            raise RequestError('exactly one of "input" and "messages" must be given', param="input")
+        return self
+
+
+class Usage(BaseModel):
+    """Tokens used; `cached_tokens` are part of the input, `reasoning_tokens` of the output."""
+
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    total_tokens: int
+
+
+class NamedCall(BaseModel):
+    """A tool call in a reply; `arguments` is JSON in a string."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class CallEvent(NamedCall):
+    """A tool call in a stream: its place among the calls of the reply, beside its content."""
+
+    index: int
+
+
+class TextEvent(BaseModel):
+    """New text of the answer (`text`) or of the thought before it (`reasoning`)."""
+
+    text: str
+
+
+class ProgressEvent(BaseModel):
+    """How many tokens of the input have been read, of how many."""
+
+    processed: int
+    total: int
+
+
+class GenerateReply(BaseModel):
+    """The answer. `routing` holds the report of the experts unless the request turned it off."""
+
+    id: str
+    object: Literal["generation"] = "generation"
+    created: int
+    model: str
+    text: str
+    reasoning: str
+    tool_calls: list[NamedCall]
+    finish_reason: Literal["stop", "length", "tool_calls"]
+    usage: Usage
+    routing: Annotated[dict[str, Any] | None, Field(exclude_if=lambda value: value is None)] = None

@@ -124,8 +124,8 @@ class LLM:
     Args:
         model: "nano", a folder, or a hub id.
         tokenizer: the same, where it lies elsewhere.
-        dtype: of the weights, such as "bfloat16"; None keeps the checkpoint's.
-        device: such as "cuda"; None keeps the loader's default.
+        dtype: of the weights, such as "bfloat16"; "auto" keeps the checkpoint's.
+        device: such as "cuda".
         max_model_len: most tokens of input and output together; None is the model's own limit.
         max_num_seqs: most requests that run at once; more wait.
 
@@ -139,8 +139,8 @@ class LLM:
         model: str | Path,
         *,
         tokenizer: str | Path | None = None,
-        dtype: str | torch.dtype | None = None,
-        device: str | torch.device | None = None,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "cpu",
         max_model_len: int | None = None,
         max_num_seqs: int = 32,
     ) -> None:
@@ -325,7 +325,9 @@ class LLM:
                 return prompt.get("prompt"), list(prompt["prompt_token_ids"])
             if "prompt" not in prompt:
                 found = sorted(map(str, prompt))
-                raise RequestError(f'a prompt mapping needs "prompt" or "prompt_token_ids", got {found}', param="prompt")
+                raise RequestError(
+                    f'a prompt mapping needs "prompt" or "prompt_token_ids", got {found}', param="prompt"
+                )
             prompt = str(prompt["prompt"])
         if isinstance(prompt, str):
             return prompt, self._tokenizer.encode(prompt)

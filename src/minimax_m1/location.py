@@ -37,9 +37,7 @@ def locate(name: str | Path, *, weights: bool = True) -> Path:
     if isinstance(name, str) and _HUB_ID.fullmatch(name):
         return _from_hub(name, weights)
     shown = str(name) if len(str(name)) <= 200 else f"{str(name)[:200]}…"
-    raise ModelNotFound(
-        f'no model at {shown!r}: give "nano", a folder, or a hub id such as "MiniMaxAI/MiniMax-M1-40k"'
-    )
+    raise ModelNotFound(f'no model at {shown!r}: give "nano", a folder, or a hub id such as "MiniMaxAI/MiniMax-M1-40k"')
 
 
 def _embedded() -> Path:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,9 +21,7 @@ from minimax_m1.engine.sequence import Sequence
 from minimax_m1.errors import MiniMaxError, RequestError, ServerBusy
 from minimax_m1.model.batch import Batch
 from minimax_m1.model.state import State
-
-if TYPE_CHECKING:
-    from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
+from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 
 
 class _Reader:
@@ -39,31 +36,26 @@ class _Reader:
 
 
 class _Cohort:
-    """Sequences that make tokens together: they have one expert threshold, and one state with a row each."""
+    """Sequences that make tokens together, on one state with a row each."""
 
     __slots__ = ("generators", "sequences", "state")
 
     def __init__(self, sequences: list[Sequence], generators: list[torch.Generator], state: State) -> None:
+        assert len(sequences) == len(generators) == len(state)
         self.sequences = sequences
         self.generators = generators
         self.state = state
 
-    def leave(self, rows: Collection[int]) -> None:
-        """Drops rows and what they held."""
-        if rows:
-            self.gather([part for row, part in enumerate(self.split()) if row not in rows])
-
-    def split(self) -> list[_Cohort]:
+    def rows(self) -> list[_Cohort]:
         """The same rows as cohorts of one."""
         return [
             _Cohort([sequence], [generator], self.state.row(row))
             for row, (sequence, generator) in enumerate(zip(self.sequences, self.generators, strict=True))
         ]
 
-    def gather(self, parts: list[_Cohort]) -> None:
-        """Becomes the rows of `parts`, in order; without any it is empty, and its state holds nothing of use."""
-        if parts:
-            self.state = State.concat([part.state for part in parts])
+    def become(self, parts: list[_Cohort]) -> None:
+        """Holds the rows of `parts` and nothing else, in their order; at least one part, perhaps without rows."""
+        self.state = State.concat([part.state for part in parts])
         self.sequences = [sequence for part in parts for sequence in part.sequences]
         self.generators = [generator for part in parts for generator in part.generators]
 
@@ -105,7 +97,8 @@ class ModelEngine:
         self._open: dict[str, Sequence] = {}  # every request that has not ended
         self._waiting: deque[Sequence] = deque()
         self._readers: deque[_Reader] = deque()
-        self._cohorts: dict[float, _Cohort] = {}  # by expert threshold
+        self._empty = _Cohort([], [], model.empty_state(0))
+        self._cohort = _Cohort([], [], model.empty_state(0))
         self._untold: list[TokenEvent] = []  # ends of cancelled requests
 
     @property
@@ -155,17 +148,13 @@ class ModelEngine:
             return
         self._waiting = deque(each for each in self._waiting if each is not sequence)
         self._readers = deque(reader for reader in self._readers if reader.sequence is not sequence)
-        cohort = self._cohorts.get(sequence.request.params.expert_threshold)
-        if cohort is not None and sequence in cohort.sequences:
-            cohort.leave({cohort.sequences.index(sequence)})
-            self._sweep()
+        self._keep([row for row in self._cohort.rows() if row.sequences != [sequence]])
         self._untold.append(sequence.end(FinishReason.ABORT))
 
     @torch.inference_mode()
     def step(self) -> list[TokenEvent]:
         """One token for every request that makes tokens, then one chunk for those that read."""
-        events = [event for cohort in self._cohorts.values() for event in self._decode(cohort)]
-        self._sweep()
+        events = self._decode()
         while self._waiting and len(self._open) - len(self._waiting) < self._max_running:
             self._readers.append(_Reader(self._waiting.popleft(), self._model.empty_state(1)))
         events += self._prefill()
@@ -174,10 +163,6 @@ class ModelEngine:
                 del self._open[event.request_id]
         untold, self._untold = self._untold, []
         return untold + events
-
-    def _sweep(self) -> None:
-        """Lets go of cohorts without rows, and so of their states."""
-        self._cohorts = {threshold: cohort for threshold, cohort in self._cohorts.items() if cohort.sequences}
 
     def _prefill(self) -> Iterator[TokenEvent]:
         """One chunk of one long prompt, or several short prompts that fit in one chunk together."""
@@ -192,11 +177,13 @@ class ModelEngine:
                 yield reader.sequence.end(FinishReason.ABORT, _sentence(error))
 
     def _read(self, reader: _Reader) -> TokenEvent:
-        sequence, threshold = reader.sequence, reader.sequence.request.params.expert_threshold
+        sequence = reader.sequence
         ids = sequence.take(self._prefill_chunk)
-        batch = Batch.of([ids], reader.state, self._model.device)
         out = self._model.run(
-            batch, reader.state, expert_threshold=threshold, logits="none" if sequence.prompt_left else "last"
+            Batch.of([ids], reader.state, self._model.device),
+            reader.state,
+            expert_threshold=float(sequence.request.params.expert_threshold),
+            logits="none" if sequence.prompt_left else "last",
         )
         reader.state = out.state
         if sequence.trace is not None:
@@ -206,33 +193,40 @@ class ModelEngine:
             return sequence.progress()
         event = _choose(sequence, out.logits[0], reader.generator)
         if event.finish is None:
-            joined = _Cohort([sequence], [reader.generator], reader.state)
-            cohort = self._cohorts.setdefault(threshold, joined)
-            if cohort is not joined:
-                cohort.gather([cohort, joined])
+            self._keep([self._cohort, _Cohort([sequence], [reader.generator], reader.state)])
         return event
 
-    def _decode(self, cohort: _Cohort) -> list[TokenEvent]:
+    def _decode(self) -> list[TokenEvent]:
         """One token for each row. A batch fails as one, whoever is at fault, so then its rows run alone."""
+        cohort = self._cohort
+        if not cohort.sequences:
+            return []
         try:
-            return self._advance(cohort)
-        except Exception as error:  # the same boundary, for those that make tokens
-            if len(cohort.sequences) == 1:
-                ended = cohort.sequences[0].end(FinishReason.ABORT, _sentence(error))
-                cohort.leave({0})
-                return [ended]
-        rows = cohort.split()
-        events = [event for row in rows for event in self._decode(row)]
-        cohort.gather([row for row in rows if row.sequences])
+            events = self._advance(cohort)
+        except Exception:
+            rows, events = cohort.rows(), []
+            for row in rows:
+                try:
+                    events += self._advance(row)
+                except Exception as error:  # the same boundary as for readers
+                    events.append(row.sequences[0].end(FinishReason.ABORT, _sentence(error)))
+            cohort.become(rows)
+        if any(event.finish is not None for event in events):
+            self._keep([row for row, event in zip(cohort.rows(), events, strict=True) if event.finish is None])
         return events
 
     def _advance(self, cohort: _Cohort) -> list[TokenEvent]:
-        """Runs the newest token of each row and chooses the next; rows that end leave."""
-        threshold = cohort.sequences[0].request.params.expert_threshold
-        batch = Batch.of([[sequence.last] for sequence in cohort.sequences], cohort.state, self._model.device)
-        out = self._model.run(batch, cohort.state, expert_threshold=threshold, logits="last")
+        """Runs the newest token of each row and chooses the next; the cohort's state moves on."""
+        thresholds = [float(sequence.request.params.expert_threshold) for sequence in cohort.sequences]
+        mixed = len(set(thresholds)) > 1  # one number where it can be: the model runs 1.0 faster
+        out = self._model.run(
+            Batch.of([[sequence.last] for sequence in cohort.sequences], cohort.state, self._model.device),
+            cohort.state,
+            expert_threshold=torch.tensor(thresholds, device=self._model.device) if mixed else thresholds[0],  # [N]
+            logits="last",
+        )
         assert out.logits is not None
-        logits = out.logits.cpu()  # [N, V]; everything that may fail for all rows together is above this line
+        logits = out.logits.cpu()  # [N, V]; what may fail for all rows together is above this line
         cohort.state = out.state
         if any(sequence.trace is not None for sequence in cohort.sequences):
             experts, weights = out.routing.experts.cpu().numpy(), out.routing.weights.cpu().numpy()  # [L, N, k]
@@ -245,8 +239,11 @@ class ModelEngine:
                 events.append(_choose(sequence, logits[row], generator))
             except Exception as error:  # its logits or its stop rule: one request's own
                 events.append(sequence.end(FinishReason.ABORT, _sentence(error)))
-        cohort.leave({row for row, event in enumerate(events) if event.finish is not None})
         return events
+
+    def _keep(self, parts: list[_Cohort]) -> None:
+        """These rows, and nobody else, make tokens from now on."""
+        self._cohort.become(parts or [self._empty])
 
 
 def _choose(sequence: Sequence, logits: Tensor, generator: torch.Generator) -> TokenEvent:

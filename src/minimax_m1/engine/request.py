@@ -59,7 +59,7 @@ class SamplingParams:
         _check("min_p", self.min_p, 0 <= self.min_p <= 1, "between 0 and 1")
         seed = 0 if self.seed is None else self.seed
         _check("seed", seed, -(2**63) <= seed < 2**64, "an integer of at most 64 bits")
-        stops = [self.stop] if isinstance(self.stop, str) and self.stop else self.stop
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop
         if not all(stops):
             raise RequestError("stop holds an empty string; a stop string has at least 1 character", param="stop")
         _check("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1")

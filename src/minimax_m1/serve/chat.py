@@ -22,8 +22,8 @@ from minimax_m1.serve.bridge import Bridge, Loaded
 from minimax_m1.serve.completion import Call, Item, Job, Outcome, Progress, Text, Thought, answer, outcomes, room
 from minimax_m1.serve.connection import EventStream
 from minimax_m1.text.chat import encode_chat
-from minimax_m1.wire.body import read
-from minimax_m1.wire.errors import Fault
+from minimax_m1.wire.body import given, read
+from minimax_m1.wire.errors import Fault, check_model
 from minimax_m1.wire.messages import FunctionCall, plain, plain_tools
 from minimax_m1.wire.openai import (
     CallOut,
@@ -41,7 +41,17 @@ from minimax_m1.wire.openai import (
 from minimax_m1.wire.sse import Event
 
 _log = logging.getLogger(__name__)
-_SAMPLING = "temperature top_p top_k min_p min_tokens seed stop_token_ids ignore_eos expert_threshold".split()
+_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "min_tokens",
+    "seed",
+    "stop_token_ids",
+    "ignore_eos",
+    "expert_threshold",
+)
 
 
 async def complete_chat(bridge: Bridge, name: str, body: bytes, ping: float) -> Response:
@@ -65,8 +75,7 @@ async def complete_chat(bridge: Bridge, name: str, body: bytes, ping: float) -> 
 
 def _prepare(loaded: Loaded, name: str, body: bytes) -> tuple[ChatRequest, list[Job]]:
     asked = read(ChatRequest, body)
-    if asked.model not in (None, name):
-        raise Fault(404, f"there is no model {asked.model!r} here, only {name!r}", code="model_not_found", param="model")
+    check_model(asked.model, name)
     tools = plain_tools(asked.tools) if asked.tools and asked.tool_choice != "none" else None
     prompt = encode_chat(loaded.tokenizer, plain(asked.messages), tools, add_generation_prompt=True)
     limit = loaded.engine.max_model_len
@@ -74,9 +83,10 @@ def _prepare(loaded: Loaded, name: str, body: bytes) -> tuple[ChatRequest, list[
     most = room(len(prompt), getattr(asked, asked_name), None, limit, asked_name=asked_name)
     if getattr(asked, asked_name) is None:
         most = min(most, loaded.defaults.max_tokens)
-    given = {key: value for key in _SAMPLING if (value := getattr(asked, key)) is not None}
-    params = replace(loaded.defaults, max_tokens=most, stop=tuple(asked.stop or ()), **given)
-    job = Job(prompt=prompt, params=params, tools=tools is not None, parallel_calls=asked.parallel_tool_calls is not False)
+    params = replace(loaded.defaults, max_tokens=most, stop=tuple(asked.stop or ()), **given(asked, _SAMPLING))
+    job = Job(
+        prompt=prompt, params=params, tools=tools is not None, parallel_calls=asked.parallel_tool_calls is not False
+    )
     return asked, [replace(job, params=replace(params, seed=_nth(params.seed, i))) for i in range(asked.n or 1)]
 
 

@@ -23,8 +23,8 @@ from minimax_m1.serve.bridge import Bridge, Loaded
 from minimax_m1.serve.completion import Call, Item, Job, Outcome, Progress, Text, Thought, answer, outcomes, room
 from minimax_m1.serve.connection import EventStream
 from minimax_m1.text.chat import encode_chat
-from minimax_m1.wire.body import read
-from minimax_m1.wire.errors import Fault
+from minimax_m1.wire.body import given, read
+from minimax_m1.wire.errors import Fault, check_model
 from minimax_m1.wire.messages import plain, plain_tools
 from minimax_m1.wire.native import (
     CallEvent,
@@ -60,16 +60,7 @@ async def generate(bridge: Bridge, name: str, body: bytes, ping: float) -> Respo
 
 def _prepare(loaded: Loaded, name: str, body: bytes) -> tuple[GenerateRequest, Job]:
     asked = read(GenerateRequest, body)
-    if asked.model not in (None, name):
-        raise Fault(404, f"there is no model {asked.model!r} here, only {name!r}", code="model_not_found", param="model")
-    given = {key: value for key in ("temperature", "top_p", "top_k", "seed") if (value := getattr(asked, key)) is not None}
-    params = replace(
-        loaded.defaults,
-        max_tokens=1,
-        stop=tuple(asked.stop or ()),
-        expert_threshold=asked.expert_threshold,
-        **given,
-    )
+    check_model(asked.model, name)
     messages = [{"role": "user", "content": asked.input}] if asked.messages is None else plain(asked.messages)
     tools = plain_tools(asked.tools) if asked.tools else None
     prompt = encode_chat(loaded.tokenizer, messages, tools, add_generation_prompt=True)
@@ -80,9 +71,16 @@ def _prepare(loaded: Loaded, name: str, body: bytes) -> tuple[GenerateRequest, J
         loaded.engine.max_model_len,
         asked_name="max_output_tokens",
     )
+    params = replace(
+        loaded.defaults,
+        max_tokens=most,
+        stop=tuple(asked.stop or ()),
+        expert_threshold=asked.expert_threshold,
+        **given(asked, ("temperature", "top_p", "top_k", "seed")),
+    )
     job = Job(
         prompt=prompt,
-        params=replace(params, max_tokens=most),
+        params=params,
         tools=bool(asked.tools),
         routing=asked.routing,
         routed_experts=asked.routed_experts,

@@ -125,12 +125,17 @@ def _calls(calls: Any, where: str) -> list[dict[str, Any]]:
             raise _refused(f"{where}[{i}] must be an object with a name, got {_short(call)}")
         arguments = inner.get("arguments")
         if isinstance(arguments, str):
-            try:
-                arguments = json.loads(arguments) if arguments.strip() else {}
-            except (ValueError, RecursionError):
-                arguments = arguments.replace("\n", " ")  # a line is a call, so none may break
+            arguments = _parsed(arguments)
         plain.append({"id": call.get("id"), "name": inner["name"], "arguments": arguments})
     return plain
+
+
+def _parsed(arguments: str) -> Any:
+    """Arguments as a JSON value; what is no JSON stays text, on one line since a line is a call."""
+    try:
+        return json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        return arguments.replace("\n", " ")
 
 
 def _string(value: Any, where: str) -> str:

@@ -10,9 +10,10 @@ import json
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import PreTokenizer
 
 from minimax_m1.errors import RequestError
 from minimax_m1.text.vocabulary import published_pre_tokenizer, small_pre_tokenizer
@@ -25,7 +26,8 @@ TextSource = str | Path | Iterable[str]  # an open text file is an iterable of i
 BLOCK = 1 << 16  # characters
 
 # The published split is cut before these only; each of them ends any run of letters and digits.
-_MARKS = frozenset(" \n!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~。，、！？；：")
+# Those past ASCII are the full-width stop, commas and other marks of Chinese and Japanese.
+_MARKS = frozenset(" \n!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~\u3002\uff0c\u3001\uff01\uff1f\uff1b\uff1a")
 
 
 def encode_stream(
@@ -49,12 +51,12 @@ def encode_stream(
     for piece in _blocks(_pieces(source)):
         last = held[-1][-1] if held else ""
         cut = cutter.last_cut(last + piece) - len(last)
-        if cut < 0 or not (held or cut):
+        if cut < 0:
             held.append(piece)
             continue
         yield tokenizer.encode("".join([*held, piece[:cut]]), split_special=split_special)
         held = [piece[cut:]]
-    if any(held):
+    if held:
         yield tokenizer.encode("".join(held), split_special=split_special)
 
 
@@ -73,11 +75,11 @@ class _Cutter:
 
     def __init__(self, backend: Tokenizer, added: Iterable[str]) -> None:
         split = backend.pre_tokenizer
-        known = split is not None and backend.normalizer is None and _added_are_plain(backend)
-        description = _describe(split) if known else {}
-        self._published = description == _describe(published_pre_tokenizer())
-        self._small = description == _describe(small_pre_tokenizer())
-        self._split = split
+        self._published = self._small = False
+        if split is not None and backend.normalizer is None and _added_are_plain(backend):
+            self._published = _describe(split) == _describe(published_pre_tokenizer())
+            self._small = _describe(split) == _describe(small_pre_tokenizer())
+            self._split = split
         self._inside_added = {a + b for token in added for a, b in pairwise(token)}
         self._seen: dict[str, bool] = {}
 
@@ -108,13 +110,11 @@ class _Cutter:
             return False  # a lone surrogate, which encoding refuses in its own words
 
 
-def _describe(split: object) -> dict[str, object]:
-    """A pre-tokenizer as its JSON, less what concerns offsets only."""
-    state = json.loads(split.__getstate__())  # type: ignore[attr-defined]
-    parts = state.get("pretokenizers", [state])
-    for part in parts:
-        part.pop("trim_offsets", None)
-    return {"parts": parts}
+def _describe(split: PreTokenizer) -> list[dict[str, Any]]:
+    """A pre-tokenizer's steps as it writes them to tokenizer.json, less what concerns offsets only."""
+    state = json.loads(split.__getstate__())
+    steps: list[dict[str, Any]] = state.get("pretokenizers", [state])
+    return [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
 
 
 def _added_are_plain(backend: Tokenizer) -> bool:

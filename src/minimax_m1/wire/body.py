@@ -7,7 +7,7 @@ Owns the two bases of every request model and the number types they use.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import pydantic_core
@@ -62,6 +62,11 @@ def read(model: type[M], data: bytes) -> M:
         raise _refusal(error, body) from None
 
 
+def given(model: BaseModel, names: Iterable[str]) -> dict[str, Any]:
+    """Those of the named fields that the client set, null not counting."""
+    return {name: value for name in names if (value := getattr(model, name)) is not None}
+
+
 def _refusal(error: ValidationError, body: Mapping[str, Any]) -> RequestError:
     first = max(error.errors(include_url=False), key=lambda each: len(each["loc"]))  # the deepest says most
     kind, path = first["type"], _path(first["loc"], body)
@@ -80,13 +85,10 @@ def _path(loc: Sequence[int | str], body: Any) -> str:
     """The steps of `loc` that exist in the body; pydantic's names for branches of a union do not."""
     steps: list[str] = []
     for step in loc:
-        if isinstance(body, Mapping) and step in body:
+        there = step in body if isinstance(body, Mapping) else isinstance(body, list) and isinstance(step, int)
+        if there:
             body = body[step]
-        elif isinstance(body, list) and isinstance(step, int) and step < len(body):
-            body = body[step]
-        else:
-            continue
-        steps.append(str(step))
+            steps.append(str(step))
     return ".".join(steps)
 
 

@@ -59,3 +59,10 @@ class Fault(MiniMaxError):
         """The body to send."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         return ErrorReply(error=ErrorBody(message=str(self), type=kind, param=self.param, code=self.code))
+
+
+def check_model(asked: str | None, served: str) -> None:
+    """Raises Fault (404) where a request names another model than the one served; none named will do."""
+    if asked not in (None, served):
+        message = f"there is no model {asked!r} here, only {served!r}"
+        raise Fault(404, message, code="model_not_found", param="model")

@@ -1,0 +1,348 @@
+"""The command line: `minimax-m1 generate | chat | serve | inspect | train | eval`.
+
+In: arguments. Out: text on stdout, or one JSON object with `--json`; what was wrong with bad input as
+one sentence on stderr with exit code 2; exit code 130 after Ctrl-C. Imports stand inside each command,
+so that `--help` loads no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from minimax_m1.errors import MiniMaxError, RequestError
+
+if TYPE_CHECKING:
+    import socket
+
+    from rich.console import Console
+
+    from minimax_m1.engine.request import SamplingParams
+    from minimax_m1.llm import LLM
+    from minimax_m1.text.reply import Piece
+
+
+class _Group(TyperGroup):
+    """The one place where an exception becomes a sentence and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MiniMaxError as error:
+            typer.echo(f"minimax-m1: {error}", err=True)
+            raise typer.Exit(2) from None
+        except BrokenPipeError:  # the reader of our output left, as `head` does
+            sys.stderr.close()
+            raise typer.Exit(0) from None
+        except OSError as error:
+            typer.echo(f"minimax-m1: {error.strerror or error}: {error.filename or ''}".rstrip(": "), err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    help="Train, run and serve models of the MiniMax-M1 family.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+train = typer.Typer(help="Train a model.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(train, name="train")
+
+Model = Annotated[str, typer.Option("--model", "-m", help='"nano", a folder, or a hub id.')]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Most tokens to make; default: the model's own.")]
+Temperature = Annotated[float | None, typer.Option(help="0 is greedy; default: the model's own.")]
+TopP = Annotated[float | None, typer.Option(help="Sample from the likeliest tokens of this total probability.")]
+Threshold = Annotated[float, typer.Option(help="Share of the gate to keep, in (0, 1]; lower is faster.")]
+Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
+MaxModelLen = Annotated[int | None, typer.Option(help="Most tokens of input and output; default: the model's limit.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON object.")]
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help='What to ask; "-" reads it from stdin.')],
+    model: Model = "nano",
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it stands, no chat format.")] = False,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    expert_threshold: Threshold = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Answer one prompt."""
+    from minimax_m1.text.reply import parse_reply
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not text:
+        raise RequestError("the prompt is empty; it needs at least 1 character", param="prompt")
+    llm, params = _open(model, max_new_tokens, temperature, top_p, seed, expert_threshold)
+    ids = llm.get_tokenizer().encode(text) if raw else llm.chat_ids([{"role": "user", "content": text}])
+    if not as_json:
+        _tell(llm, ids, params, plain=raw)
+        return
+    [output] = llm.generate([ids], params, routing=True)
+    [made] = output.outputs
+    reply = {"text": made.text} if raw else dataclasses.asdict(parse_reply(made.text))
+    usage = {"input_tokens": len(ids), "output_tokens": len(made.token_ids)}
+    routing = None if made.routing is None else made.routing.report()
+    _print_json({"model": model, **reply, "finish_reason": made.finish_reason, "usage": usage, "routing": routing})
+
+
+@app.command()
+def chat(
+    model: Model = "nano",
+    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    expert_threshold: Threshold = 1.0,
+) -> None:
+    """Talk with the model; /reset starts anew, /quit leaves, Ctrl-C stops an answer."""
+    llm, params = _open(model, max_new_tokens, temperature, top_p, seed, expert_threshold)
+    start = [{"role": "system", "content": system}] if system else []
+    messages: list[dict[str, Any]] = list(start)
+    if sys.stdin.isatty():
+        typer.echo(f"{model}: /reset starts anew, /quit or Ctrl-D leaves, Ctrl-C stops an answer.")
+    for line in _lines():
+        if line in ("/quit", "/exit"):
+            return
+        if line == "/reset":
+            messages = list(start)
+            continue
+        asked = [*messages, {"role": "user", "content": line}]
+        try:
+            content = _tell(llm, llm.chat_ids(asked), params)
+        except RequestError as error:  # the conversation goes on without the turn that could not be answered
+            typer.echo(f"minimax-m1: {error}", err=True)
+            continue
+        messages = [*asked, {"role": "assistant", "content": content}]
+
+
+@app.command()
+def serve(
+    model: Model = "nano",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    max_model_len: MaxModelLen = None,
+    name: Annotated[str | None, typer.Option("--served-name", help="What clients call the model.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of the weights; default: the checkpoint's.")] = None,
+    device: Annotated[str | None, typer.Option(help='Such as "cuda"; default: the CPU.')] = None,
+    body_limit: Annotated[int, typer.Option(min=1, help="Most MiB of one request's body.")] = 64,
+) -> None:
+    """Answer over HTTP, natively and as OpenAI does."""
+    try:
+        import uvicorn
+    except ImportError:
+        raise RequestError("serving needs the extra: pip install 'minimax-m1[serve]'") from None
+    from minimax_m1.location import locate
+    from minimax_m1.serve.app import create_app
+    from minimax_m1.serve.bridge import Loaded
+
+    folder = locate(model)
+    served = name or (folder.resolve().name if Path(model).is_dir() else model)
+    listener = _listener(host, port)
+    bound: tuple[str, int] = listener.getsockname()[:2]
+    refusals: list[MiniMaxError] = []
+
+    def load() -> Loaded:
+        from minimax_m1.serve.loading import load as load_model
+
+        try:
+            loaded = load_model(folder, dtype=dtype, device=device, max_model_len=max_model_len)
+        except MiniMaxError as error:
+            refusals.append(error)
+            server.should_exit = True
+            raise
+        _announce(*bound, served, loaded.engine.max_model_len)
+        return loaded
+
+    application = create_app(load, name=served, body_limit=body_limit * 2**20)
+    server = uvicorn.Server(uvicorn.Config(application, timeout_graceful_shutdown=3))
+    with listener:
+        server.run(sockets=[listener])
+    if refusals:
+        raise refusals[0]
+
+
+@app.command()
+def inspect(
+    name: Annotated[str, typer.Argument(help='A preset such as "minimax-m1", "nano", a folder, or a hub id.')],
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model without allocating it: names, parameters, memory, FLOPs."""
+    from minimax_m1.model.inspect import inspect_model, render
+
+    report = inspect_model(name)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        typer.echo(render(report))
+
+
+@train.command()
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="The recipe's name.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a field: --set steps=100.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+) -> None:
+    """Pretrain a model from a recipe."""
+    from minimax_m1.train.pretrain import main
+
+    main(recipe, overrides or [], out, resume)
+
+
+@app.command(name="eval")
+def evaluate(
+    name: Annotated[str, typer.Argument(help='"nano", a folder, or a hub id.')],
+    cases: Annotated[int, typer.Option(min=1, help="Held-out cases a family.")] = 200,
+    seed: Annotated[int, typer.Option(help="Chooses the cases.")] = 0,
+) -> None:
+    """Measure a model on held-out cases of the task families."""
+    from minimax_m1.train.evaluate import main
+
+    main(name, cases, seed)
+
+
+def main() -> None:
+    """The console script."""
+    app(prog_name="minimax-m1")
+
+
+def _open(
+    model: str,
+    max_new_tokens: int | None,
+    temperature: float | None,
+    top_p: float | None,
+    seed: int | None,
+    expert_threshold: float,
+) -> tuple[LLM, SamplingParams]:
+    """The model, and its own sampling settings with what the user gave put over them."""
+    from minimax_m1.llm import LLM
+    from minimax_m1.location import locate
+    from minimax_m1.serve.loading import defaults
+
+    folder = locate(model)
+    llm = LLM(folder)
+    given: Mapping[str, Any] = {"max_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    given = {key: value for key, value in given.items() if value is not None}
+    return llm, dataclasses.replace(defaults(folder, llm.max_model_len), expert_threshold=expert_threshold, **given)
+
+
+def _tell(llm: LLM, ids: list[int], params: SamplingParams, *, plain: bool = False) -> str:
+    """Writes an answer as it comes and returns its content; Ctrl-C ends it where it stands.
+
+    Thoughts are dim on a terminal and left out of a pipe; `plain` shows the text as it was made.
+    """
+    from rich.console import Console
+
+    from minimax_m1.text.reply import ReplyParser
+
+    console, parser = Console(highlight=False, soft_wrap=True), ReplyParser(tools=True)
+    said: list[str] = []
+
+    def show(pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            if piece.kind == "content":
+                said.append(piece.text)
+                _write(console, piece.text)
+            elif piece.kind == "reasoning" and console.is_terminal:
+                _write(console, piece.text, style="dim")
+            elif piece.kind == "tool_call":
+                _write(console, f"\n{piece.name}({piece.arguments})", style="cyan")
+
+    with _stoppable() as stopped, closing(llm.stream(ids, params)) as events:
+        for text, _ in events:
+            if plain:
+                _write(console, text)
+            else:
+                show(parser.feed(text))
+            if stopped:
+                break
+    show(parser.finish())
+    console.print()
+    return "".join(said)
+
+
+def _write(console: Console, text: str, style: str | None = None) -> None:
+    """Text as it is, but for the escape character: a model's words do not steer the terminal."""
+    console.out(text.replace("\x1b", ""), style=style, highlight=False, end="")
+    console.file.flush()
+
+
+@contextmanager
+def _stoppable() -> Iterator[list[int]]:
+    """Ctrl-C fills the list instead of ending the program; a second one ends it after all."""
+    caught: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield caught
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _lines() -> Iterator[str]:
+    """What the user writes, line by line until the end of input; empty lines are passed over."""
+    terminal = sys.stdin.isatty()
+    if terminal:
+        import readline  # noqa: F401  # gives `input` its line editing
+    while True:
+        try:
+            line = input("> " if terminal else "")
+        except EOFError:
+            if terminal:
+                typer.echo()
+            return
+        except KeyboardInterrupt:  # drops the line, as in a shell
+            typer.echo()
+            continue
+        if line.strip():
+            yield line.strip()
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """A bound socket, so that a port in use is known before a model is loaded."""
+    import socket
+
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise RequestError(f"cannot listen on {host} port {port}: {error.strerror}", param="port") from None
+    return listener
+
+
+def _announce(host: str, port: int, name: str, max_model_len: int) -> None:
+    """Says where the server is, with a line that works as it stands."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    body = json.dumps({"input": "What is 17 + 25?"})
+    typer.echo(f"{name} answers at {address} (up to {max_model_len} tokens). Try:")
+    typer.echo(f"curl {address}/v1/minimax-m1/generate -H 'content-type: application/json' -d '{body}'")
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))

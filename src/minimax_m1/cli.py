@@ -11,10 +11,10 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from minimax_m1.engine.request import SamplingParams
+    from minimax_m1.engine.request import SamplingParams, TokenEvent
     from minimax_m1.llm import LLM
     from minimax_m1.text.reply import Piece
 
@@ -60,6 +60,8 @@ app = typer.Typer(
 )
 train = typer.Typer(help="Train a model.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(train, name="train")
+
+_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 Model = Annotated[str, typer.Option("--model", "-m", help='"nano", a folder, or a hub id.')]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Most tokens to make; default: the model's own.")]
@@ -126,7 +128,8 @@ def chat(
             continue
         asked = [*messages, {"role": "user", "content": line}]
         try:
-            content = _tell(llm, llm.chat_ids(asked), params)
+            with _stoppable() as stopped:
+                content = _tell(llm, llm.chat_ids(asked), params, stopped=stopped)
         except RequestError as error:  # the conversation goes on without the turn that could not be answered
             typer.echo(f"minimax-m1: {error}", err=True)
             continue
@@ -140,8 +143,10 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     max_model_len: MaxModelLen = None,
     name: Annotated[str | None, typer.Option("--served-name", help="What clients call the model.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Of the weights; default: the checkpoint's.")] = None,
-    device: Annotated[str | None, typer.Option(help='Such as "cuda"; default: the CPU.')] = None,
+    dtype: Annotated[
+        str, typer.Option(help='Of the weights, such as "bfloat16"; "auto" is the checkpoint\'s.')
+    ] = "auto",
+    device: Annotated[str, typer.Option(help='Such as "cpu" or "cuda".')] = "cpu",
     body_limit: Annotated[int, typer.Option(min=1, help="Most MiB of one request's body.")] = 64,
 ) -> None:
     """Answer over HTTP, natively and as OpenAI does."""
@@ -157,26 +162,27 @@ def serve(
     served = name or (folder.resolve().name if Path(model).is_dir() else model)
     listener = _listener(host, port)
     bound: tuple[str, int] = listener.getsockname()[:2]
-    refusals: list[MiniMaxError] = []
+    failures: list[Exception] = []
 
     def load() -> Loaded:
         from minimax_m1.serve.loading import load as load_model
 
         try:
-            loaded = load_model(folder, dtype=dtype, device=device, max_model_len=max_model_len)
-        except MiniMaxError as error:
-            refusals.append(error)
+            return load_model(folder, dtype=dtype, device=device, max_model_len=max_model_len)
+        except Exception as error:  # carried to the main thread, which ends the program with it
+            failures.append(error)
             server.should_exit = True
             raise
-        _announce(*bound, served, loaded.engine.max_model_len)
-        return loaded
 
-    application = create_app(load, name=served, body_limit=body_limit * 2**20)
+    def ready(loaded: Loaded) -> None:
+        _announce(*bound, served, loaded.engine.max_model_len)
+
+    application = create_app(load, name=served, ready=ready, body_limit=body_limit * 2**20)
     server = uvicorn.Server(uvicorn.Config(application, timeout_graceful_shutdown=3))
     with listener:
         server.run(sockets=[listener])
-    if refusals:
-        raise refusals[0]
+    if failures:
+        raise failures[0]
 
 
 @app.command()
@@ -235,17 +241,20 @@ def _open(
     """The model, and its own sampling settings with what the user gave put over them."""
     from minimax_m1.llm import LLM
     from minimax_m1.location import locate
+    from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
     from minimax_m1.serve.loading import defaults
+    from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
 
     folder = locate(model)
-    llm = LLM(folder)
+    weights = MiniMaxM1ForCausalLM.from_pretrained(folder, progress=sys.stdout.isatty())  # no bar into a pipe
+    llm = LLM.of(weights, MiniMaxM1Tokenizer.from_pretrained(folder))
     given: Mapping[str, Any] = {"max_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     given = {key: value for key, value in given.items() if value is not None}
     return llm, dataclasses.replace(defaults(folder, llm.max_model_len), expert_threshold=expert_threshold, **given)
 
 
-def _tell(llm: LLM, ids: list[int], params: SamplingParams, *, plain: bool = False) -> str:
-    """Writes an answer as it comes and returns its content; Ctrl-C ends it where it stands.
+def _tell(llm: LLM, ids: list[int], params: SamplingParams, *, stopped: Sequence[int] = (), plain: bool = False) -> str:
+    """Writes an answer as it comes and returns its content; ends early once there is something in `stopped`.
 
     Thoughts are dim on a terminal and left out of a pipe; `plain` shows the text as it was made.
     """
@@ -255,18 +264,24 @@ def _tell(llm: LLM, ids: list[int], params: SamplingParams, *, plain: bool = Fal
 
     console, parser = Console(highlight=False, soft_wrap=True), ReplyParser(tools=True)
     said: list[str] = []
+    last = ""  # the kind of the last piece shown
 
     def show(pieces: Sequence[Piece]) -> None:
+        nonlocal last
         for piece in pieces:
             if piece.kind == "content":
                 said.append(piece.text)
-                _write(console, piece.text)
-            elif piece.kind == "reasoning" and console.is_terminal:
-                _write(console, piece.text, style="dim")
-            elif piece.kind == "tool_call":
-                _write(console, f"\n{piece.name}({piece.arguments})", style="cyan")
+            if piece.kind == "reasoning" and not console.is_terminal:
+                continue
+            if last and (piece.kind != last or piece.kind == "tool_call"):
+                console.print()
+            called = piece.kind == "tool_call"
+            style = {"reasoning": "dim", "tool_call": "cyan"}.get(piece.kind)
+            _write(console, f"{piece.name}({piece.arguments})" if called else piece.text, style)
+            last = piece.kind
 
-    with _stoppable() as stopped, closing(llm.stream(ids, params)) as events:
+    stream = cast("Generator[tuple[str, TokenEvent]]", llm.stream(ids, params))  # an iterator that can be closed
+    with closing(stream) as events:
         for text, _ in events:
             if plain:
                 _write(console, text)
@@ -280,8 +295,11 @@ def _tell(llm: LLM, ids: list[int], params: SamplingParams, *, plain: bool = Fal
 
 
 def _write(console: Console, text: str, style: str | None = None) -> None:
-    """Text as it is, but for the escape character: a model's words do not steer the terminal."""
-    console.out(text.replace("\x1b", ""), style=style, highlight=False, end="")
+    """Text as it is into a pipe; on a terminal without control characters, so that no model steers it."""
+    if console.is_terminal:
+        console.out(text.translate(_CONTROLS), style=style, highlight=False, end="")
+    else:
+        console.file.write(text)
     console.file.flush()
 
 
@@ -306,7 +324,8 @@ def _lines() -> Iterator[str]:
     """What the user writes, line by line until the end of input; empty lines are passed over."""
     terminal = sys.stdin.isatty()
     if terminal:
-        import readline  # noqa: F401  # gives `input` its line editing
+        with suppress(ImportError):  # gives `input` its line editing, where there is one
+            import readline  # noqa: F401
     while True:
         try:
             line = input("> " if terminal else "")
@@ -326,13 +345,10 @@ def _listener(host: str, port: int) -> socket.socket:
     import socket
 
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address, family=family)
     except OSError as error:
         raise RequestError(f"cannot listen on {host} port {port}: {error.strerror}", param="port") from None
-    return listener
 
 
 def _announce(host: str, port: int, name: str, max_model_len: int) -> None:

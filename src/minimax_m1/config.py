@@ -8,6 +8,7 @@ checked, so that every later floor may trust it. Knows nothing of torch.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -85,20 +86,26 @@ class MiniMaxM1Config:
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
+            _check(name, getattr(self, name), _is_count(getattr(self, name), least=1), "an integer of at least 1")
         for name in ("shared_intermediate_size", "rotary_dim"):
+            _check(name, getattr(self, name), _is_count(getattr(self, name), least=0), "an integer of at least 0")
+        for name in _NUMBERS:
+            _check(name, getattr(self, name), _is_number(getattr(self, name)), "a finite number")
+        for name in _POSITIVE:
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 0:
-                raise ConfigError(f"{name} must be an integer of at least 0, got {value!r}")
-        if len(self.attn_type_list) != self.num_hidden_layers:
-            raise ConfigError(
-                f"attn_type_list has {len(self.attn_type_list)} entries for {self.num_hidden_layers} layers"
-            )
-        for layer, kind in enumerate(self.attn_type_list):
-            if kind not in (LIGHTNING, SOFTMAX):
-                raise ConfigError(f"attn_type_list[{layer}] must be 0 (lightning) or 1 (softmax), got {kind!r}")
+            _check(name, value, _is_number(value) and value > 0, "a finite number above 0")
+        for name in ("router_aux_loss_coef", "router_jitter_noise"):
+            value = getattr(self, name)
+            _check(name, value, _is_number(value) and value >= 0, "a finite number of at least 0")
+        for name in ("postnorm", "tie_word_embeddings"):
+            _check(name, getattr(self, name), isinstance(getattr(self, name), bool), "true or false")
+        for name in ("bos_token_id", "eos_token_id"):
+            value = getattr(self, name)
+            _check(name, value, value is None or _is_count(value, least=0), "null or an integer of at least 0")
+        _check("hidden_act", self.hidden_act, self.hidden_act == "silu", '"silu"')
+        modes = ("sigmoid", "softmax")
+        _check("shared_moe_mode", self.shared_moe_mode, self.shared_moe_mode in modes, '"sigmoid" or "softmax"')
+        self._check_layers()
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
@@ -109,17 +116,16 @@ class MiniMaxM1Config:
                 f"num_experts_per_tok {self.num_experts_per_tok} exceeds num_local_experts {self.num_local_experts}"
             )
         if self.rotary_dim > self.head_dim or self.rotary_dim % 2:
+            raise ConfigError(f"rotary_dim must be even and at most head_dim {self.head_dim}, got {self.rotary_dim}")
+
+    def _check_layers(self) -> None:
+        if len(self.attn_type_list) != self.num_hidden_layers:
             raise ConfigError(
-                f"rotary_dim must be even and at most head_dim {self.head_dim}, got {self.rotary_dim}"
+                f"attn_type_list has {len(self.attn_type_list)} entries for {self.num_hidden_layers} layers"
             )
-        if self.hidden_act != "silu":
-            raise ConfigError(f'hidden_act must be "silu", got {self.hidden_act!r}')
-        if self.shared_moe_mode not in ("sigmoid", "softmax"):
-            raise ConfigError(f'shared_moe_mode must be "sigmoid" or "softmax", got {self.shared_moe_mode!r}')
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise ConfigError(f"{name} must be a finite number above 0, got {value!r}")
+        for layer, kind in enumerate(self.attn_type_list):
+            good = type(kind) is int and kind in (LIGHTNING, SOFTMAX)
+            _check(f"attn_type_list[{layer}]", kind, good, "0 (lightning) or 1 (softmax)")
 
     @classmethod
     def from_dict(cls, keys: Mapping[str, Any]) -> Self:
@@ -134,31 +140,12 @@ class MiniMaxM1Config:
                 raise ConfigError(f"unknown configuration key {key!r}")
         if isinstance(shared := values.get("shared_intermediate_size"), list):  # MiniMax-VL-01 writes [0]
             values["shared_intermediate_size"] = shared[0] if shared else 0
-        if values.get("router_jitter_noise") is None:
-            values.pop("router_jitter_noise", None)
-        if "attn_type_list" not in values and "layer_types" in keys:
-            values["attn_type_list"] = _kinds(keys["layer_types"])
-        rope = keys.get("rope_parameters") or {}
-        if "rope_theta" not in values and "rope_theta" in rope:
-            values["rope_theta"] = rope["rope_theta"]
-        if values.get("head_dim", ...) is None:
-            del values["head_dim"]
-        if "head_dim" not in values and {"hidden_size", "num_attention_heads"} <= values.keys():
-            values["head_dim"] = values["hidden_size"] // max(values["num_attention_heads"], 1)
-        if "rotary_dim" not in values and "head_dim" in values:
-            partial = keys.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))
-            values["rotary_dim"] = int(values["head_dim"] * partial)
-        layers = values.get("num_hidden_layers")
-        if "attn_type_list" in values:
-            if not isinstance(values["attn_type_list"], list | tuple):
-                raise ConfigError(f"attn_type_list must be a list, got {values['attn_type_list']!r}")
-            values["attn_type_list"] = tuple(values["attn_type_list"])
-        elif isinstance(layers, int):
-            values["attn_type_list"] = tuple(SOFTMAX if i % 8 == 7 else LIGHTNING for i in range(layers))
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ConfigError(f"a configuration value has the wrong type: {error}") from None
+        for name in ("head_dim", "router_jitter_noise"):  # null in some configurations: the default holds
+            if values.get(name, ...) is None:
+                del values[name]
+        _add_head_shape(values, keys)
+        _add_layers(values, keys)
+        return cls(**values)
 
     @classmethod
     def from_file(cls, path: Path | str) -> Self:
@@ -199,14 +186,56 @@ _COUNTS = (
     "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
     "intermediate_size num_local_experts num_experts_per_tok max_position_embeddings"
 ).split()
+_NUMBERS = tuple(
+    f"layernorm_{part}_{factor}"
+    for part in ("full_attention", "linear_attention", "mlp")
+    for factor in ("alpha", "beta")
+)
 _POSITIVE = "rope_theta rms_norm_eps lightning_norm_eps initializer_range".split()
+_MOST_LAYERS = 10_000  # a bound on what a hostile file can make us list
 
 
-def _kinds(layer_types: Any) -> list[int]:
-    """transformers' layer names as 0 and 1."""
-    if not isinstance(layer_types, list):
-        raise ConfigError(f"layer_types must be a list, got {layer_types!r}")
-    for name in layer_types:
-        if name not in _HF_LAYER_TYPES:
-            raise ConfigError(f"layer_types holds {name!r}; it may hold {sorted(_HF_LAYER_TYPES)}")
-    return [_HF_LAYER_TYPES[name] for name in layer_types]
+def _is_count(value: Any, *, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _check(name: str, value: Any, good: bool, limit: str) -> None:
+    if not good:
+        raise ConfigError(f"{name} must be {limit}, got {value!r}")
+
+
+def _add_head_shape(values: dict[str, Any], keys: Mapping[str, Any]) -> None:
+    """Head width, rotary width and base where they are spelled otherwise or follow from other keys."""
+    hidden, heads = values.get("hidden_size"), values.get("num_attention_heads")
+    if "head_dim" not in values and _is_count(hidden, least=1) and _is_count(heads, least=1):
+        values["head_dim"] = max(hidden // heads, 1)  # type: ignore[operator]
+    rope = keys.get("rope_parameters") or {}
+    if not isinstance(rope, Mapping):
+        raise ConfigError(f"rope_parameters must be an object, got {rope!r}")
+    if "rope_theta" in rope:
+        values.setdefault("rope_theta", rope["rope_theta"])
+    if "rotary_dim" not in values and _is_count(values.get("head_dim"), least=1):
+        share = keys.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))
+        good = _is_number(share) and 0 <= share <= 1
+        _check("partial_rotary_factor", share, good, "between 0 and 1")
+        values["rotary_dim"] = int(values["head_dim"] * share)
+
+
+def _add_layers(values: dict[str, Any], keys: Mapping[str, Any]) -> None:
+    """The layer pattern as a tuple: as given, from transformers' layer names, or every eighth layer softmax."""
+    layers, kinds = values.get("num_hidden_layers"), values.get("attn_type_list")
+    if kinds is None and "layer_types" in keys:
+        kinds = keys["layer_types"]
+        if isinstance(kinds, list | tuple):
+            kinds = [_HF_LAYER_TYPES.get(name, name) if isinstance(name, str) else name for name in kinds]
+    if kinds is None and _is_count(layers, least=1):
+        assert isinstance(layers, int)
+        _check("num_hidden_layers", layers, layers <= _MOST_LAYERS, f"at most {_MOST_LAYERS} where no pattern is given")
+        kinds = [SOFTMAX if i % 8 == 7 else LIGHTNING for i in range(layers)]
+    if kinds is not None:
+        _check("attn_type_list", kinds, isinstance(kinds, list | tuple), "a list")
+        values["attn_type_list"] = tuple(kinds)

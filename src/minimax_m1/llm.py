@@ -24,7 +24,7 @@ from minimax_m1.errors import RequestError
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 from minimax_m1.text.chat import encode_chat
 from minimax_m1.text.decoding import TextStream
-from minimax_m1.text.reply import parse_reply
+from minimax_m1.text.reply import ToolCall, parse_reply
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
 
 Message = Mapping[str, Any]
@@ -40,10 +40,12 @@ class Logprob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionOutput:
-    """One reply. `text` is all of it as written, up to a stop string; `reasoning` is what stood in `<think>`.
+    """One reply. `text` is all of it as written, up to a stop string.
 
-    `token_ids` holds every id made, the one that ended the reply too; `logprobs` has one {id: Logprob} for each.
-    `finish_reason` is "stop", "length" or "abort". `routing` is None unless asked for.
+    Beside it the same text taken apart: `reasoning`, what stood in `<think>`; `content`, the answer;
+    `tool_calls`. `token_ids` holds every id made, the one that ended the reply too, and `logprobs` one
+    {id: Logprob} for each. `finish_reason` is "stop" or "length"; `stop_reason` the stop string or the
+    asked-for stop id that ended it, else None. `routing` is None unless asked for.
     """
 
     index: int = 0
@@ -52,7 +54,10 @@ class CompletionOutput:
     logprobs: list[dict[int, Logprob]]
     cumulative_logprob: float
     finish_reason: str
+    stop_reason: str | int | None
     reasoning: str
+    content: str
+    tool_calls: tuple[ToolCall, ...]
     routing: RoutingTrace | None
 
 
@@ -74,6 +79,7 @@ class _Job:
 
     prompt: str | None
     ids: list[int]
+    params: SamplingParams
     text: TextStream
     log: list[tuple[str, TokenEvent]] = field(default_factory=list)
     piece: str = ""  # what the newest token said, between the stop rule and its event
@@ -100,13 +106,18 @@ class _Job:
             raise RequestError(last.error)
         made = [(event.token_id, event.logprob) for _, event in self.log if event.token_id is not None]
         text = "".join(piece for piece, _ in self.log)
+        parsed = parse_reply(text)
+        asked = last.token_id if last.token_id in self.params.stop_token_ids else None
         reply = CompletionOutput(
             text=text,
             token_ids=[token for token, _ in made],
             logprobs=[{token: Logprob(logprob=logprob)} for token, logprob in made],
             cumulative_logprob=sum(logprob for _, logprob in made),
             finish_reason=last.finish.value,
-            reasoning=parse_reply(text).reasoning,
+            stop_reason=asked if self.text.stop_string is None else self.text.stop_string,
+            reasoning=parsed.reasoning,
+            content=parsed.content,
+            tool_calls=parsed.tool_calls,
             routing=last.routing,
         )
         return RequestOutput(
@@ -289,8 +300,7 @@ class LLM:
     ) -> list[tuple[_Job, Request]]:
         pairs = []
         for (prompt, ids), params in zip(read, _each(sampling_params, len(read)), strict=True):
-            stop = [params.stop] if isinstance(params.stop, str) else list(params.stop)
-            job = _Job(prompt=prompt, ids=ids, text=TextStream(self._tokenizer, stop=[each for each in stop if each]))
+            job = _Job(prompt=prompt, ids=ids, params=params, text=TextStream(self._tokenizer, stop=params.stop))
             request = Request(
                 id=str(self._count),
                 prompt=ids,
@@ -336,7 +346,9 @@ class LLM:
 
 def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """Prompts as a list, where one may stand alone; a list of numbers is one prompt."""
-    if isinstance(prompts, str | Mapping) or (prompts and not isinstance(prompts[0], str | Mapping | Sequence)):
+    if isinstance(prompts, str | Mapping) or (
+        len(prompts) > 0 and not isinstance(prompts[0], str | Mapping | Sequence)
+    ):
         return [cast(Prompt, prompts)]
     return list(cast("Sequence[Prompt]", prompts))
 

@@ -252,4 +252,8 @@ def _choose(sequence: Sequence, logits: Tensor, generator: torch.Generator) -> T
 
 def _sentence(error: Exception) -> str:
     """What the caller is told: our own sentence, or what broke."""
-    return str(error) if isinstance(error, MiniMaxError) else f"the model failed: {type(error).__name__}: {error}"
+    return (
+        str(error)
+        if isinstance(error, MiniMaxError)
+        else f"the engine failed on this request: {type(error).__name__}: {error}"
+    )

@@ -82,6 +82,4 @@ class Ops:
     @classmethod
     def torch(cls) -> Self:
         """Fast on any device torch knows; rotation is memory-bound and has one form."""
-        return cls(
-            lightning=lightning_torch, attention=attention_torch, moe=moe_torch, norm=rms_norm_torch, rope=rope
-        )
+        return cls(lightning=lightning_torch, attention=attention_torch, moe=moe_torch, norm=rms_norm_torch, rope=rope)

@@ -69,7 +69,8 @@ class DecoderLayer(nn.Module):
         accurate = torch.promote_types(normed.dtype, torch.float32)
         score = linear(normed.to(accurate), self.coefficient.weight.to(accurate))  # [T, 1]
         share = (score.sigmoid() if self.shared_mode == "sigmoid" else score.softmax(-1)).to(out.dtype)
-        return out * (1 - share) + self.shared_mlp(normed) * share
+        shared: Tensor = self.shared_mlp(normed)
+        return out * (1 - share) + shared * share
 
 
 def _residual(residual: Tensor, branch: Tensor, alpha: float, beta: float) -> Tensor:

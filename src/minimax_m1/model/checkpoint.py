@@ -93,8 +93,8 @@ def load(
     folder = locate(name)
     config = MiniMaxM1Config.from_file(folder / _CONFIG)
     shards = shard_files(folder)
-    shapes = {n: s for shard in shards for n, s in _header(shard).items()}
-    config = _with_shared_width(config, shapes)
+    shapes = {n: s for shard in shards for n, s in header(shard).items()}
+    config = with_shared_width(config, shapes)
     check_names({n: shape for n, (shape, _) in shapes.items()}, config, folder)
     wanted = _dtype(dtype, shapes)
     with torch.device("meta"):
@@ -145,7 +145,7 @@ def shard_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder} holds neither {_SINGLE} nor {_INDEX}")
 
 
-def _header(shard: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+def header(shard: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Names, shapes and dtypes of one file, without its data."""
     try:
         with safe_open(shard, "pt") as tensors:
@@ -157,12 +157,10 @@ def _header(shard: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def header_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a folder's checkpoint, read from the headers only."""
-    return {name: shape for shard in shard_files(folder) for name, (shape, _) in _header(shard).items()}
+    return {name: shape for shard in shard_files(folder) for name, (shape, _) in header(shard).items()}
 
 
-def _with_shared_width(
-    config: MiniMaxM1Config, shapes: Mapping[str, tuple[tuple[int, ...], str]]
-) -> MiniMaxM1Config:
+def with_shared_width(config: MiniMaxM1Config, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> MiniMaxM1Config:
     """The published code builds the shared expert `intermediate_size` wide, vLLM `shared_intermediate_size`."""
     gate = shapes.get("model.layers.0.shared_mlp.gate_proj.weight")
     if config.shared_intermediate_size and gate and gate[0][0] == config.intermediate_size:
@@ -182,7 +180,9 @@ def check_names(found: Mapping[str, tuple[int, ...]], config: MiniMaxM1Config, w
         raise CheckpointError(f"{where} holds {_some(extra)}, which the configuration does not know")
     for name, shape in expected.items():
         if tuple(found[name]) != shape:
-            raise CheckpointError(f"{name} in {where} has shape {list(found[name])}, the configuration says {list(shape)}")
+            raise CheckpointError(
+                f"{name} in {where} has shape {list(found[name])}, the configuration says {list(shape)}"
+            )
 
 
 def _some(names: set[str]) -> str:
@@ -240,4 +240,13 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
 
 
-__all__ = ["GATE", "check_names", "header_shapes", "load", "published_views", "save", "shard_files", "use_published_names"]
+__all__ = [
+    "GATE",
+    "check_names",
+    "header_shapes",
+    "load",
+    "published_views",
+    "save",
+    "shard_files",
+    "use_published_names",
+]

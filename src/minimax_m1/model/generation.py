@@ -59,7 +59,8 @@ def generate(
         )
     if do_sample and not (temperature > 0 and 0 < top_p <= 1):
         raise RequestError(
-            f"sampling needs temperature above 0 and top_p in (0, 1], got {temperature} and {top_p}", param="temperature"
+            f"sampling needs temperature above 0 and top_p in (0, 1], got {temperature} and {top_p}",
+            param="temperature",
         )
     ends = _ids(model.config.eos_token_id if eos_token_id is None else eos_token_id)
     fill = pad_token_id if pad_token_id is not None else ends[0] if ends else 0

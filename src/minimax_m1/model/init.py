@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from minimax_m1.model.attention import SoftmaxAttention
+from minimax_m1.model.block import DecoderLayer
 from minimax_m1.model.lightning import LightningAttention
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def init_weights(model: MiniMaxM1ForCausalLM) -> None:
     if not config.tie_word_embeddings:
         model.lm_head.weight.normal_(std=config.initializer_range)
     for layer in model.model.layers:
+        assert isinstance(layer, DecoderLayer)
         mixer = layer.self_attn
         if isinstance(mixer, LightningAttention):
             heads = mixer.qkv_proj.weight.view(mixer.heads, 3, mixer.width, -1)
@@ -44,7 +46,7 @@ def init_weights(model: MiniMaxM1ForCausalLM) -> None:
         _xavier(experts.w13, (experts.w13.shape[1] // 2, experts.w13.shape[2]), gain)
         _xavier(experts.w2, experts.w2.shape[1:], gain)
         if config.shared_intermediate_size:
-            for weight in (p.weight for p in layer.shared_mlp.children()):
+            for weight in layer.shared_mlp.parameters():
                 _xavier(weight, weight.shape, gain)
             _xavier(layer.coefficient.weight, layer.coefficient.weight.shape, 1.0)
 

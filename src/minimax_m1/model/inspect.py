@@ -24,11 +24,14 @@ from typing import Any
 from minimax_m1.config import MiniMaxM1Config
 from minimax_m1.errors import CheckpointError
 from minimax_m1.location import locate
+from minimax_m1.model.checkpoint import header, with_shared_width
 from minimax_m1.model.names import GATE, published_tensors
 from minimax_m1.presets import PRESETS
 
 CONTEXTS = (8_192, 32_768, 65_536, 131_072, 262_144, 524_288, 1_048_576)
 MILLION = 1_048_576
+
+_Header = tuple[tuple[int, ...], str]  # shape and dtype
 
 # sha256 of the 8,243 sorted names, a line each, in MiniMax-M1's model.safetensors.index.json.
 OFFICIAL_NAMES = "3d20d6112af29f8b2de4b84dccffc240d0824fa487e280b17132c645f970c9a0"
@@ -79,12 +82,14 @@ def inspect_model(name: str | Path) -> Report:
         ConfigError: its config.json describes no model.
         CheckpointError: a safetensors file is cut or is not one.
     """
-    folder: Path | None = None
+    folder, shards, stored = None, 0, dict[str, _Header | None]()
     if name in PRESETS and name != "nano":  # nano's files are here, so those are inspected
         config = PRESETS[str(name)]()
     else:
         folder = locate(name, weights=False)
-        config = MiniMaxM1Config.from_file(folder / "config.json")
+        shards, stored = _stored(folder)
+        headers = {tensor: told for tensor, told in stored.items() if told is not None}
+        config = with_shared_width(MiniMaxM1Config.from_file(folder / "config.json"), headers)
     shapes = published_tensors(config)
     sizes = {tensor: prod(shape) for tensor, shape in shapes.items()}
 
@@ -122,7 +127,7 @@ def inspect_model(name: str | Path) -> Report:
         flops_per_token={
             context: 2 * (active + table) + 4 * width * softmax * context + 5 * lightning_state for context in CONTEXTS
         },
-        files=None if folder is None else _compare(folder, shapes),
+        files=_compare(shards, stored, shapes) if stored else None,
     )
 
 
@@ -146,26 +151,30 @@ def _built(config: MiniMaxM1Config, shapes: dict[str, tuple[int, ...]]) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _compare(folder: Path, shapes: dict[str, tuple[int, ...]]) -> Files | None:
-    """The folder's headers beside the published layout; None where it holds neither weights nor an index."""
+def _stored(folder: Path) -> tuple[int, dict[str, _Header | None]]:
+    """How many files the folder holds, and their tensors; of a tensor that only the index names, nothing is known."""
     index = folder / "model.safetensors.index.json"
     indexed = _weight_map(index) if index.is_file() else {}
     named = sorted(set(indexed.values())) or ["model.safetensors"]
     shards = [folder / shard for shard in named if (folder / shard).is_file()]
-    if not shards and not indexed:
-        return None
-    found = _headers(shards)
-    names = found.keys() if shards else indexed.keys()
+    if not shards:
+        return 0, dict.fromkeys(indexed)
+    return len(shards), {name: told for shard in shards for name, told in header(shard).items()}
+
+
+def _compare(shards: int, stored: dict[str, _Header | None], shapes: dict[str, tuple[int, ...]]) -> Files:
+    """What the folder holds beside the published layout."""
+    known = {name: told for name, told in stored.items() if told is not None}
     return Files(
-        shards=len(shards),
-        missing=tuple(name for name in shapes if name not in names),
-        unexpected=tuple(sorted(names - shapes.keys())),
+        shards=shards,
+        missing=tuple(name for name in shapes if name not in stored),
+        unexpected=tuple(sorted(stored.keys() - shapes.keys())),
         misshapen=tuple(
-            f"{name}: has {found[name][0]}, needs {shape}"
+            f"{name}: has {known[name][0]}, needs {shape}"
             for name, shape in shapes.items()
-            if name in found and found[name][0] != shape
+            if name in known and known[name][0] != shape
         ),
-        dtypes=dict(Counter(dtype for _, dtype in found.values())),
+        dtypes=dict(Counter(dtype for _, dtype in known.values())),
     )
 
 
@@ -177,22 +186,6 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise CheckpointError(f"{index} is not a safetensors index: weight_map must map names to file names")
     return weight_map
-
-
-def _headers(shards: list[Path]) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Name -> (shape, dtype) from the files' headers alone."""
-    from safetensors import SafetensorError, safe_open
-
-    found: dict[str, tuple[tuple[int, ...], str]] = {}
-    for shard in shards:
-        try:
-            with safe_open(shard, framework="np") as file:
-                for name in file.keys():  # noqa: SIM118 - not a dict
-                    view = file.get_slice(name)
-                    found[name] = tuple(view.get_shape()), view.get_dtype()
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{shard} cannot be read as safetensors: {error}") from None
-    return found
 
 
 def render(report: Report) -> str:

@@ -1,4 +1,4 @@
-"""The small parts: the embedding, a bias-free linear map, RMSNorm, the gated MLP of the shared expert, the float32 head."""
+"""The small parts: embedding, bias-free linear map, RMSNorm, the shared expert's gated MLP, the float32 head."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from minimax_m1.model.state import KeyValues, State
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What a packed run gives: logits [N, V] or [T, V] in float32 (None if not asked for), state, routing [L, T, ...]."""
+    """What a packed run gives: logits [N, V] or [T, V] in float32 (None if not asked for), state, routing [L, T, …]."""
 
     logits: Tensor | None
     state: State

@@ -6,7 +6,7 @@ Every error, 404 and 405 included, has OpenAI's shape.
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -18,29 +18,35 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from minimax_m1.errors import MiniMaxError
 from minimax_m1.serve.bridge import Bridge, Loaded, Status
 from minimax_m1.serve.chat import complete_chat
-from minimax_m1.serve.connection import ClientGone, read_body, unless_gone
+from minimax_m1.serve.connection import ClientGone, fault_of, read_body, unless_gone
 from minimax_m1.serve.contract import COMPLETE_CHAT, GENERATE, add_schemas
 from minimax_m1.serve.native import generate
 from minimax_m1.wire.errors import Fault, check_model
 from minimax_m1.wire.openai import ModelCard, ModelList
 
-_log = logging.getLogger(__name__)
 Answer = Callable[[Bridge, str, bytes, float], Coroutine[Any, Any, Response]]
 
 
-def create_app(load: Callable[[], Loaded], *, name: str, body_limit: int = 64 * 2**20, ping: float = 5.0) -> FastAPI:
+def create_app(
+    load: Callable[[], Loaded],
+    *,
+    name: str,
+    ready: Callable[[Loaded], None] | None = None,
+    body_limit: int = 64 * 2**20,
+    ping: float = 5.0,
+) -> FastAPI:
     """The application that answers as the model `name`.
 
     Args:
         load: gives the model; it runs in the engine's thread once the application starts.
         name: what clients call the model; requests for another one get 404.
+        ready: called in that thread once the model answers.
         body_limit: most bytes of a request's body; a longer one gets 413.
         ping: seconds of silence in a stream before a ping.
     """
-    house = _House(Bridge(load), name, body_limit, ping)
+    house = _House(Bridge(load, ready), name, body_limit, ping)
     app = FastAPI(title="minimax-m1", version="1", docs_url=None, redoc_url=None, lifespan=house.lifespan)
     app.add_exception_handler(HTTPException, _told)
     app.add_api_route("/v1/minimax-m1/generate", house.generate, methods=["POST"], openapi_extra=GENERATE)
@@ -109,6 +115,8 @@ class _House:
             return await unless_gone(answer(self._bridge, self._name, body, self._ping), request.receive)
         except ClientGone:
             return Response(status_code=499)  # nobody reads it
+        except asyncio.CancelledError:  # only a server that shuts down cancels what it runs
+            return _refusal(Fault(503, "the server is shutting down", code="model_closed"))
         except Exception as error:  # the boundary of every request
             return _refusal(error)
 
@@ -123,9 +131,7 @@ async def _told(_: Request, error: Exception) -> Response:
 
 
 def _refusal(error: Exception) -> Response:
-    if not isinstance(error, MiniMaxError):
-        _log.error("a request failed", exc_info=error)
-    fault = Fault.of(error)
+    fault = fault_of(error)
     response = _json(fault.reply, fault.status)
     if fault.status == 503:
         response.headers["retry-after"] = "1"

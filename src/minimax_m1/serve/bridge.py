@@ -62,10 +62,11 @@ class _Line:
 
 
 class Bridge:
-    """Runs an engine in a thread of its own."""
+    """Runs an engine in a thread of its own; calls `ready` there once requests are taken."""
 
-    def __init__(self, load: Callable[[], Loaded]) -> None:
+    def __init__(self, load: Callable[[], Loaded], ready: Callable[[Loaded], None] | None = None) -> None:
         self._load = load
+        self._ready = ready
         self._status = Status.LOADING
         self._reason = ""
         self._loaded: Loaded | None = None
@@ -136,6 +137,11 @@ class Bridge:
             return
         self._loaded = loaded
         self._settle(Status.READY)
+        try:
+            if self._ready is not None:
+                self._ready(loaded)
+        except Exception:  # the boundary: a closed stdout is no reason not to answer
+            _log.exception("announcing the model failed")
         while self._wait(loaded.engine):
             self._obey(loaded.engine)
             self._step(loaded.engine)

@@ -7,7 +7,6 @@ because a long document takes a while.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
@@ -17,13 +16,12 @@ from typing import Any
 
 from starlette.responses import Response
 
-from minimax_m1.errors import MiniMaxError
 from minimax_m1.serve.bridge import Bridge, Loaded
 from minimax_m1.serve.completion import Call, Item, Job, Outcome, Progress, Text, Thought, answer, outcomes, room
-from minimax_m1.serve.connection import EventStream
+from minimax_m1.serve.connection import EventStream, fault_of
 from minimax_m1.text.chat import encode_chat
 from minimax_m1.wire.body import given, read
-from minimax_m1.wire.errors import Fault, check_model
+from minimax_m1.wire.errors import check_model
 from minimax_m1.wire.messages import FunctionCall, plain, plain_tools
 from minimax_m1.wire.openai import (
     CallOut,
@@ -40,7 +38,6 @@ from minimax_m1.wire.openai import (
 )
 from minimax_m1.wire.sse import Event
 
-_log = logging.getLogger(__name__)
 _SAMPLING = (
     "temperature",
     "top_p",
@@ -62,7 +59,7 @@ async def complete_chat(bridge: Bridge, name: str, body: bytes, ping: float) -> 
         Fault: there is no such model, or the engine failed.
     """
     asked, jobs = await asyncio.to_thread(_prepare, bridge.loaded, name, body)
-    head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
+    head: dict[str, Any] = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
     items = answer(bridge, jobs)
     await anext(items)
     if asked.stream:
@@ -80,7 +77,7 @@ def _prepare(loaded: Loaded, name: str, body: bytes) -> tuple[ChatRequest, list[
     prompt = encode_chat(loaded.tokenizer, plain(asked.messages), tools, add_generation_prompt=True)
     limit = loaded.engine.max_model_len
     asked_name = "max_tokens" if asked.max_completion_tokens is None else "max_completion_tokens"
-    most = room(len(prompt), getattr(asked, asked_name), None, limit, asked_name=asked_name)
+    most = room(len(prompt), getattr(asked, asked_name), None, limit, asked_name=asked_name, param="messages")
     if getattr(asked, asked_name) is None:
         most = min(most, loaded.defaults.max_tokens)
     params = replace(loaded.defaults, max_tokens=most, stop=tuple(asked.stop or ()), **given(asked, _SAMPLING))
@@ -148,9 +145,7 @@ async def _chunks(
             if usage:
                 yield _data(ChatChunk(**head, choices=[], usage=_usage(ends)).model_dump_json())
         except Exception as error:  # the boundary: the status is sent, so the stream tells the fault
-            if not isinstance(error, MiniMaxError):
-                _log.exception("a stream failed")
-            yield _data(Fault.of(error).reply.model_dump_json())
+            yield _data(fault_of(error).reply.model_dump_json())
         yield _data("[DONE]")
 
 

@@ -18,6 +18,7 @@ from minimax_m1.engine.routing import RoutingTrace
 from minimax_m1.errors import ContextLengthExceeded, RequestError
 from minimax_m1.serve.bridge import Bridge
 from minimax_m1.text.decoding import TextStream
+from minimax_m1.text.reply import Piece as Parsed
 from minimax_m1.text.reply import ReplyParser
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
 from minimax_m1.wire.errors import Fault
@@ -86,10 +87,11 @@ Piece = Progress | Text | Thought | Call
 Item = Piece | Outcome
 
 
-def room(prompt: int, asked: int | None, window: int | None, limit: int, *, asked_name: str) -> int:
+def room(prompt: int, asked: int | None, window: int | None, limit: int, *, asked_name: str, param: str) -> int:
     """Most tokens that may come out: what was asked for, less where the window leaves less.
 
-    `prompt`, `asked`, `window` and `limit` (the server's) count tokens.
+    `prompt`, `asked`, `window` and `limit` (the server's) count tokens; `asked_name` and `param` are the
+    fields of the request that `asked` and the prompt come from.
 
     Raises:
         RequestError: the window exceeds the limit, or `asked` the window.
@@ -103,7 +105,7 @@ def room(prompt: int, asked: int | None, window: int | None, limit: int, *, aske
     if prompt >= most:
         raise ContextLengthExceeded(
             f"the input has {prompt} tokens, which leaves no room for an answer in the context window of {most} tokens",
-            param="messages",
+            param=param,
         )
     return min(most - prompt, most if asked is None else asked)
 

@@ -1,28 +1,38 @@
 """One client's connection: reading a body with a limit, noticing that the client left, sending events.
 
 In: the ASGI `receive` and `send` of one request. Out: bytes of the body; a result, or `ClientGone`;
-a stream of server-sent events with a ping wherever nothing else was sent for a while.
+a stream of server-sent events with a ping wherever nothing else was sent for a while; the fault to tell.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from minimax_m1.errors import RequestError
 from minimax_m1.wire.errors import Fault
 from minimax_m1.wire.sse import comment
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 class ClientGone(Exception):
     """The client left; there is nobody to answer."""
+
+
+def fault_of(error: Exception) -> Fault:
+    """What the client is told of `error`; what is not the client's doing is logged."""
+    if not isinstance(error, Fault | RequestError):
+        _log.error("a request failed", exc_info=error)
+    return Fault.of(error)
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -100,8 +110,12 @@ class EventStream(Response):
         self._ping = ping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(ClientGone):
+        try:
             await unless_gone(self._send(send), receive)
+        except ClientGone:
+            return
+        except asyncio.CancelledError:  # only a server that shuts down cancels what it runs
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

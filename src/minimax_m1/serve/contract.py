@@ -56,10 +56,10 @@ def add_schemas(app: FastAPI) -> None:
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             app.openapi_schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
-            models = [*((model, "validation") for model in _ASKED), *((model, "serialization") for model in _TOLD)]
-            _, schemas = models_json_schema(models, ref_template=_REF)
+            _, asked = models_json_schema([(model, "validation") for model in _ASKED], ref_template=_REF)
+            _, told = models_json_schema([(model, "serialization") for model in _TOLD], ref_template=_REF)
             components = app.openapi_schema.setdefault("components", {}).setdefault("schemas", {})
-            components.update(schemas["$defs"])
+            components.update({**asked["$defs"], **told["$defs"]})
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]  # FastAPI's own way to change the document

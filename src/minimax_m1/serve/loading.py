@@ -6,7 +6,10 @@ In: the folder of a checkpoint. Out: `Loaded`. The only file of the server that 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+
+import torch
 
 from minimax_m1.engine.engine import ModelEngine
 from minimax_m1.engine.request import SamplingParams
@@ -15,21 +18,29 @@ from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 from minimax_m1.serve.bridge import Loaded
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
 
+_CHUNK = 512  # prompt tokens a step; while a long prompt is read, everybody else's next token waits for one step
 
-def load(folder: Path, *, dtype: str | None, device: str | None, max_model_len: int | None) -> Loaded:
-    """Loads the model in `folder`; None is the checkpoint's dtype, the CPU, the model's own limit of tokens.
+
+def load(folder: Path, *, dtype: str, device: str, max_model_len: int | None) -> Loaded:
+    """Loads the model in `folder`; dtype "auto" is the checkpoint's, max_model_len None the model's own limit.
 
     Raises:
         ModelNotFound, CheckpointError, ConfigError, TokenizerError: it cannot be loaded.
-        RequestError: max_model_len is beyond the model's limit.
+        RequestError: max_model_len is beyond the model's limit, or there is no such device.
     """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RequestError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}", param="device") from None
     tokenizer = MiniMaxM1Tokenizer.from_pretrained(folder)
-    model = MiniMaxM1ForCausalLM.from_pretrained(folder, dtype=dtype, device=device)
+    bar = sys.stdout.isatty()  # no bar into a log
+    model = MiniMaxM1ForCausalLM.from_pretrained(folder, dtype=dtype, device=device, progress=bar)
     limit = model.config.max_position_embeddings if max_model_len is None else max_model_len
     engine = ModelEngine(
         model,
         eos_ids={token for token in (tokenizer.eos_token_id, model.config.eos_token_id) if token is not None},
         max_model_len=limit,
+        prefill_chunk=_CHUNK,
     )
     return Loaded(engine=engine, tokenizer=tokenizer, defaults=defaults(folder, limit))
 

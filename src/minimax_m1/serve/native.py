@@ -7,7 +7,6 @@ because a long document takes a while.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator
@@ -18,13 +17,12 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from minimax_m1.errors import MiniMaxError
 from minimax_m1.serve.bridge import Bridge, Loaded
 from minimax_m1.serve.completion import Call, Item, Job, Outcome, Progress, Text, Thought, answer, outcomes, room
-from minimax_m1.serve.connection import EventStream
+from minimax_m1.serve.connection import EventStream, fault_of
 from minimax_m1.text.chat import encode_chat
 from minimax_m1.wire.body import given, read
-from minimax_m1.wire.errors import Fault, check_model
+from minimax_m1.wire.errors import check_model
 from minimax_m1.wire.messages import plain, plain_tools
 from minimax_m1.wire.native import (
     CallEvent,
@@ -37,8 +35,6 @@ from minimax_m1.wire.native import (
 )
 from minimax_m1.wire.sse import Event
 
-_log = logging.getLogger(__name__)
-
 
 async def generate(bridge: Bridge, name: str, body: bytes, ping: float) -> Response:
     """Answers one request; `name` is the model's, `ping` the seconds of silence before a ping.
@@ -48,7 +44,7 @@ async def generate(bridge: Bridge, name: str, body: bytes, ping: float) -> Respo
         Fault: there is no such model, or the engine failed.
     """
     asked, job = await asyncio.to_thread(_prepare, bridge.loaded, name, body)
-    head = {"id": f"gen-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
+    head: dict[str, Any] = {"id": f"gen-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
     items = answer(bridge, [job])
     await anext(items)
     if asked.stream:
@@ -66,11 +62,13 @@ def _prepare(loaded: Loaded, name: str, body: bytes) -> tuple[GenerateRequest, J
     prompt = encode_chat(loaded.tokenizer, messages, tools, add_generation_prompt=True)
     most = room(
         len(prompt),
-        asked.max_output_tokens,
+        asked.max_output_tokens if "max_output_tokens" in asked.model_fields_set else None,
         asked.context_window,
         loaded.engine.max_model_len,
         asked_name="max_output_tokens",
+        param="input" if asked.messages is None else "messages",
     )
+    most = min(most, asked.max_output_tokens)  # the default may be more than a small window holds
     params = replace(
         loaded.defaults,
         max_tokens=most,
@@ -136,9 +134,7 @@ async def _events(
                     case Outcome():
                         yield _event("done", await _reply(head, asked, item))
         except Exception as error:  # the boundary: the status is sent, so the stream tells the fault
-            if not isinstance(error, MiniMaxError):
-                _log.exception("a stream failed")
-            yield _event("error", Fault.of(error).reply)
+            yield _event("error", fault_of(error).reply)
 
 
 def _event(name: str, data: BaseModel) -> bytes:

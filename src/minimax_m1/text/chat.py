@@ -96,16 +96,11 @@ def encode_chat(
     Raises:
         RequestError, TokenizerError: as `render`.
     """
-    chat, tools_ = checked_messages(messages), checked_tools(tools)
     names = tuple(tokenizer.added_tokens)
-    mark = _unused_character([chat, tools_])
-    everything, hidden = _Guard(names, mark), _Guard(tuple(name for name in names if name not in VISIBLE), mark)
-    chat = [
-        {**map_text(message, hidden if message["role"] == "assistant" else everything), "role": message["role"]}
-        for message in chat
-    ]
-    guarded_tools = None if tools_ is None else [map_text(tool, everything) for tool in tools_]
-    prompt = _fill(chat, guarded_tools, add_generation_prompt, tokenizer.chat_template)
+    chat, definitions = checked_messages(messages), checked_tools(tools)
+    mark = _unused_character([chat, definitions])
+    chat, definitions = _guarded(chat, definitions, names, mark)
+    prompt = _fill(chat, definitions, add_generation_prompt, tokenizer.chat_template)
 
     ids: list[int] = []
     mask: list[int] = []
@@ -128,6 +123,24 @@ def encode_chat(
         put(tokenizer.encode(part.replace(mark, ""), split_special=True), answering)
         turn_opened = False
     return (ids, mask) if with_mask else ids
+
+
+def _guarded(
+    chat: list[Message], tools: list[dict[str, Any]] | None, names: tuple[str, ...], mark: str
+) -> tuple[list[Message], list[dict[str, Any]] | None]:
+    """Messages and tools with every special token's name broken; the assistant may still say the visible ones."""
+    everything, hidden = _Guard(names, mark), _Guard(tuple(name for name in names if name not in VISIBLE), mark)
+    guards = [hidden if message["role"] == "assistant" else everything for message in chat]
+    try:
+        return (
+            [
+                {**map_text(message, guard), "role": message["role"]}
+                for message, guard in zip(chat, guards, strict=True)
+            ],
+            map_text(tools, everything),
+        )
+    except RecursionError:
+        raise RequestError("messages or tools nest too deeply to be written into a prompt", param="messages") from None
 
 
 class _Guard:
@@ -170,7 +183,10 @@ def _splitter(names: tuple[str, ...]) -> re.Pattern[str]:
 
 def _unused_character(value: Any) -> str:
     """A private-use character that `value` does not hold."""
-    used = set(json.dumps(value, ensure_ascii=False, default=str))
+    try:
+        used = set(json.dumps(value, ensure_ascii=False, default=str))
+    except (RecursionError, ValueError):
+        raise RequestError("messages or tools nest too deeply to be written into a prompt", param="messages") from None
     for code in range(0xF0000, 0x110000):
         if chr(code) not in used:
             return chr(code)

@@ -82,6 +82,7 @@ class ReplyParser:
         self._scanned = 0  # how much of the buffer's first line holds no end of a block
         self._calls = 0
         self._answered = False  # some answer was told
+        self._broken = False  # a block or a line of one stands between that answer and what comes next
         self._pieces: list[Piece] = []
         self._state: Callable[[bool], bool] = self._head if thinking else self._answer
 
@@ -141,7 +142,7 @@ class ReplyParser:
         if found:
             place, tag = min(found)
             self._tell("content", self._buffer[:place].removesuffix("\n").removesuffix("\n"))
-            self._buffer, self._skip = self._buffer[place + len(tag) :], 1
+            self._buffer, self._skip, self._broken = self._buffer[place + len(tag) :], 1, True
             self._state = self._call_lines if tag == TOOL_CALLS else self._function_lines
             return True
         marks = tuple("\n\n" + tag for tag in tags)
@@ -171,7 +172,7 @@ class ReplyParser:
     def _close_block(self, place: int) -> bool:
         self._take_line(self._buffer[:place], _json_call)
         self._buffer, self._scanned = self._buffer[place + len(TOOL_CALLS_END) :], 0
-        self._skip, self._state = 1, self._answer
+        self._skip, self._state = 2, self._answer
         return True
 
     def _function_lines(self, final: bool) -> bool:
@@ -181,7 +182,7 @@ class ReplyParser:
             return False
         self._buffer = rest
         if line.strip() == _FENCE:
-            self._state = self._answer
+            self._skip, self._state = 1, self._answer
         elif line.strip() != _FENCE + "typescript":
             self._take_line(line, _function_call)
         return True
@@ -192,12 +193,17 @@ class ReplyParser:
             self._pieces.append(Piece(kind="tool_call", index=self._calls, name=call.name, arguments=call.arguments))
             self._calls += 1
         elif line.strip():
-            self._tell("content", ("\n" if self._answered else "") + line)
+            self._tell("content", line)
+        self._broken = True
 
     def _tell(self, kind: Literal["reasoning", "content"], text: str) -> None:
-        if text:
-            self._pieces.append(Piece(kind=kind, text=text))
-            self._answered = self._answered or kind == "content"
+        if not text:
+            return
+        if kind == "content":
+            if self._answered and self._broken:
+                text = "\n" + text
+            self._answered, self._broken = True, False
+        self._pieces.append(Piece(kind=kind, text=text))
 
     def _tell_all_but(self, keep: int, kind: Literal["reasoning", "content"]) -> None:
         cut = len(self._buffer) - keep

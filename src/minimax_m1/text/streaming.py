@@ -31,12 +31,12 @@ _MARKS = frozenset(" \n!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~\u3002\uff0c\u3001\uff0
 
 
 def encode_stream(
-    tokenizer: MiniMaxM1Tokenizer, source: TextSource, *, split_special: bool = False
+    tokenizer: MiniMaxM1Tokenizer, source: TextSource, *, split_special: bool = False, block: int = BLOCK
 ) -> Iterator[list[int]]:
     """Yields blocks of ids whose concatenation equals `tokenizer.encode` of the whole text.
 
-    A path is read as UTF-8 with its line ends as they are. Memory is that of one block of 65,536
-    characters, and time is linear, as long as the text has places to cut: white space after a word,
+    A path is read as UTF-8 with its line ends as they are. Memory is that of about one `block` (in
+    characters), and time is linear, as long as the text has places to cut: white space after a word,
     punctuation after a letter or digit, in small vocabularies any change of character class. A stretch
     without one (a hundred megabytes of "a", say) is one word to the tokenizer and is held and encoded
     whole, as the whole-text encoding would. A tokenizer whose split is neither the published one
@@ -48,7 +48,7 @@ def encode_stream(
     """
     cutter = _Cutter(tokenizer.backend, () if split_special else tokenizer.added_tokens)
     held: list[str] = []  # text since the last cut; joined once a cut is found, so long runs cost linear time
-    for piece in _blocks(_pieces(source)):
+    for piece in _blocks(_pieces(source), block):
         last = held[-1][-1] if held else ""
         cut = cutter.last_cut(last + piece) - len(last)
         if cut < 0:
@@ -151,16 +151,16 @@ def _checked(piece: object) -> str:
     return piece
 
 
-def _blocks(pieces: Iterable[str]) -> Iterator[str]:
-    """The same text in strings of at least BLOCK characters (the last may be shorter) and at most twice that."""
+def _blocks(pieces: Iterable[str], block: int) -> Iterator[str]:
+    """The same text in strings of at least `block` characters (the last may be shorter) and at most twice that."""
     gathered: list[str] = []
     size = 0
     for piece in pieces:
-        for start in range(0, len(piece), BLOCK):
-            part = piece[start : start + BLOCK]
+        for start in range(0, len(piece), block):
+            part = piece[start : start + block]
             gathered.append(part)
             size += len(part)
-            if size >= BLOCK:
+            if size >= block:
                 yield "".join(gathered)
                 gathered, size = [], 0
     if gathered:

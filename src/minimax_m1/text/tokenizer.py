@@ -114,7 +114,7 @@ class MiniMaxM1Tokenizer:
         except Exception as error:  # the library raises bare Exception
             raise TokenizerError(f"{merges} and its vocabulary do not fit: {error}") from None
         if config is None:
-            config = {"bos_token": BOS, "eos_token": EOS, "unk_token": UNK, "add_prefix_space": False}
+            config = _new_config(specials)
         return cls(_assemble(model, published_pre_tokenizer(), specials), config)
 
     @classmethod
@@ -142,17 +142,7 @@ class MiniMaxM1Tokenizer:
             show_progress=False,
         )
         backend.train_from_iterator(corpus, trainer)
-        config = {
-            "add_prefix_space": False,
-            "bos_token": BOS,
-            "clean_up_tokenization_spaces": False,
-            "eos_token": EOS,
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "unk_token": UNK,
-        }
-        if "<pad>" in specials:
-            config["pad_token"] = "<pad>"
-        return cls(_assemble(backend.model, small_pre_tokenizer(), specials), config)
+        return cls(_assemble(backend.model, small_pre_tokenizer(), specials), _new_config(specials))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes tokenizer.json and tokenizer_config.json into `folder`, which is made if need be."""
@@ -176,6 +166,8 @@ class MiniMaxM1Tokenizer:
         Raises:
             RequestError: see `batch_rows`; or the text cannot be written as UTF-8.
         """
+        if not isinstance(text, str | Sequence):
+            raise RequestError(f"text must be a string or several, got {type(text).__name__}", param="input")
         texts = [text] if isinstance(text, str) else list(text)
         batch = batch_rows(
             [self.encode(one) for one in texts],
@@ -238,9 +230,7 @@ class MiniMaxM1Tokenizer:
             TokenizerError: an id has no token; the message names it and the vocabulary size.
         """
         rows = ids.tolist() if hasattr(ids, "tolist") else ids
-        if isinstance(rows, int):
-            rows = [rows]
-        rows = [row.tolist() if hasattr(row, "tolist") else row for row in rows]
+        rows = [row.tolist() if hasattr(row, "tolist") else row for row in ([rows] if isinstance(rows, int) else rows)]
         if not rows or isinstance(rows[0], int):
             return self._decode_row(rows, skip_special_tokens)
         texts = [self._decode_row(row, skip_special_tokens) for row in rows]
@@ -359,12 +349,21 @@ class MiniMaxM1Tokenizer:
         return batch_rows([ids], pad_id=None, padding=False, padding_side="left", arrays=return_tensors).input_ids
 
 
-def _assemble(
-    model: models.Model, pre_tokenizer: pre_tokenizers.PreTokenizer, specials: Iterable[str]
-) -> Tokenizer:
+def _assemble(model: models.Model, pre_tokenizer: pre_tokenizers.PreTokenizer, specials: Iterable[str]) -> Tokenizer:
     """A whole tokenizer; new specials get the next ids, in order."""
     backend = Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizer
     backend.decoder = decoders.ByteLevel()
     backend.add_tokens([AddedToken(name, special=name not in VISIBLE, normalized=False) for name in specials])
     return backend
+
+
+def _new_config(specials: Iterable[str]) -> dict[str, Any]:
+    """tokenizer_config.json of a tokenizer made here; the class is the one by which transformers reads it whole."""
+    config: dict[str, Any] = {
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    named = {"bos_token": BOS, "eos_token": EOS, "unk_token": UNK, "pad_token": "<pad>"}
+    return config | {key: name for key, name in named.items() if name in specials}

@@ -47,9 +47,9 @@ def documents(recipe: Recipe, tokenizer: MiniMaxM1Tokenizer, cursor: Cursor, max
 
 
 def encode_example(example: Example, tokenizer: MiniMaxM1Tokenizer) -> Iterator[tuple[list[int], list[int]]]:
-    """Ids and the assistant's mask. Where a thought would be dropped from the history, each turn is a text of its own."""
+    """Ids and the assistant's mask; where the template drops earlier thoughts, each turn is a text of its own."""
     if example.raw is not None:
-        ids = tokenizer.encode(example.raw) + [_end(tokenizer)]
+        ids = [*tokenizer.encode(example.raw), _end(tokenizer)]
         yield ids, [1] * len(ids)
         return
     early_thoughts = any("reasoning_content" in example.messages[turn] for turn in example.turns[:-1])
@@ -79,7 +79,8 @@ def skipped_positions(length: int, max_position: int, rng: random.Random) -> lis
     pieces = rng.randint(2, 4)
     cuts = sorted(rng.sample(range(1, length), pieces - 1))
     gaps = sorted(rng.randint(0, last - length) for _ in cuts)  # total jump before each later piece
-    positions, shift, start = [], 0, 0
+    positions: list[int] = []
+    shift = start = 0
     for cut, gap in zip([*cuts, length], [*gaps, 0], strict=True):
         positions.extend(range(start + shift, cut + shift))
         start, shift = cut, gap

@@ -117,7 +117,10 @@ def tiny() -> Recipe:
         name="tiny",
         model=presets.tiny().replace(vocab_size=320),
         tokens=4000,
-        phases=(Phase(until=0.5, max_difficulty=1, batch_tokens=400), Phase(until=1.0, max_difficulty=2, batch_tokens=800)),
+        phases=(
+            Phase(until=0.5, max_difficulty=1, batch_tokens=400),
+            Phase(until=1.0, max_difficulty=2, batch_tokens=800),
+        ),
         shares={"addition": 0.5, "recall": 0.2, "tools": 0.2, "talk": 0.1},
         warmup_steps=2,
         log_every=1,

@@ -17,7 +17,6 @@ from minimax_m1.text.vocabulary import SMALL_SPECIALS
 from minimax_m1.train.recipe import Recipe
 
 _EXAMPLES = 4000
-_MARKERS = re.compile("|".join(map(re.escape, SMALL_SPECIALS)))
 
 
 def build_tokenizer(recipe: Recipe) -> MiniMaxM1Tokenizer:
@@ -27,6 +26,7 @@ def build_tokenizer(recipe: Recipe) -> MiniMaxM1Tokenizer:
 
 def _texts(recipe: Recipe) -> Iterator[str]:
     rng = random.Random(f"{recipe.seed}/vocabulary")
+    markers = re.compile("|".join(map(re.escape, SMALL_SPECIALS)))
     names = sorted(recipe.shares)
     for index in range(_EXAMPLES):
         example = draw(FAMILIES[names[index % len(names)]], rng, rng.randint(1, 5), "train")
@@ -34,6 +34,4 @@ def _texts(recipe: Recipe) -> Iterator[str]:
             yield example.raw
         else:
             text = render(example.messages, example.tools or None, add_generation_prompt=False)
-            yield _MARKERS.sub("\n", text)  # their ids exist already; as text they would only cost merges
-
-
+            yield markers.sub("\n", text)  # their ids exist already; as text they would only cost merges

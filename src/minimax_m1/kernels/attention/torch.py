@@ -1,8 +1,7 @@
 """Causal softmax attention through torch's fused kernels, grouped heads without copies.
 
 In and out as in reference.py. Without cached keys the fused causal kernel runs as it is; one new token sees every
-key and needs no mask; several new tokens on cached keys take blocks of queries, each with its own small mask, so
-memory grows with the keys and not with their square.
+key and needs no mask; several new tokens on cached keys take blocks of queries, each with a mask of bounded size.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from minimax_m1.kernels.segments import Segments
 
-_QUERY_BLOCK = 256
+_MASK_SIZE = 2**23  # most entries of one mask, 40 MB with the kernel's float copy
 
 
 def attention(q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], segments: Segments) -> Tensor:
@@ -23,7 +22,9 @@ def attention(q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], segme
     assert len(keys) == len(values) == len(segments)
     queries = q.split(segments.lengths)
     parts = [_one(*part) for part in zip(queries, keys, values, strict=True) if len(part[0])]
-    return torch.cat(parts) if len(parts) != 1 else parts[0]
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts) if parts else q
 
 
 def _one(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -36,17 +37,14 @@ def _one(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if past == 0 or new == 1:
         out = scaled_dot_product_attention(q, k, v, is_causal=new > 1)
     else:
-        at = torch.arange(len(key), device=query.device)
-        out = torch.cat(
-            [
-                scaled_dot_product_attention(
-                    part,
-                    k[..., : past + first + part.shape[2], :],
-                    v[..., : past + first + part.shape[2], :],
-                    attn_mask=at[: past + first + part.shape[2]] <= at[past + first :][: part.shape[2], None],
-                )
-                for first, part in zip(range(0, new, _QUERY_BLOCK), q.split(_QUERY_BLOCK, 2), strict=True)
-            ],
-            2,
-        )
+        size = max(1, min(256, _MASK_SIZE // len(key)))
+        blocks = zip(range(past, len(key), size), q.split(size, 2), strict=True)
+        out = torch.cat([_after(first, block, k, v) for first, block in blocks], 2)
     return out.permute(2, 0, 1, 3).reshape(new, heads, width)
+
+
+def _after(first: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Queries that stand at positions first, first + 1, ... of the keys: [G, H/G, b, D] -> the same."""
+    seen = first + q.shape[2]
+    at = torch.arange(seen, device=q.device)
+    return scaled_dot_product_attention(q, k[..., :seen, :], v[..., :seen, :], attn_mask=at <= at[first:, None])

@@ -1,0 +1,115 @@
+"""How well a model does its tasks: held-out cases, answered freely and greedily, graded by the families' verifiers.
+
+In: a model and its tokenizer. Out: a `Score` a family, and one for recall at each of two lengths. Cases come from the
+test split, which training never sees.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from minimax_m1.engine.request import SamplingParams
+from minimax_m1.llm import LLM, RequestOutput
+from minimax_m1.tasks.example import Example, Reply, draw, prompt_of
+from minimax_m1.tasks.families import FAMILIES
+from minimax_m1.tasks.recall import needle
+from minimax_m1.tasks.recall import sample as sample_recall
+from minimax_m1.text.chat import encode_chat
+from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
+
+_BATCH = 25
+_MAX_TOKENS = 400  # the longest reference reply has about 150
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One line of the report: what was asked, how many cases, how many were right, the mean prompt in tokens."""
+
+    name: str
+    cases: int
+    right: int
+    prompt_tokens: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return self.right / self.cases
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One graded turn of one example."""
+
+    example: Example
+    turn: int
+
+
+def suites(cases: int, seed: int, count: Callable[[str], int]) -> Iterator[tuple[str, list[Case]]]:
+    """The named sets of held-out cases; `count` gives a text's tokens, for the lengths of the recall sets."""
+    rng = random.Random(f"evaluate/{seed}")
+    for digits in range(1, 5):
+        yield f"addition, up to {digits} digits", _graded("addition", digits, cases, rng)
+    yield "tool calls", _tool_calls(cases, rng)
+    yield "talk", _graded("talk", 5, cases, rng)
+    for tokens in (1000, 4000):
+        needles = [needle(rng, tokens, rng.random(), count) for _ in range(cases)]
+        yield f"needle in {tokens} tokens", [Case(example=e, turn=e.turns[0]) for e in needles]
+    for tokens in (1000, 4000):
+        yield f"recall within {tokens} tokens", _recall(tokens, cases, rng, count)
+
+
+def _graded(family: str, difficulty: int, cases: int, rng: random.Random) -> list[Case]:
+    found: list[Case] = []
+    while len(found) < cases:
+        example = draw(FAMILIES[family], rng, difficulty, "test")
+        if example.turns:  # raw texts have none
+            found.append(Case(example=example, turn=example.turns[0]))
+    return found
+
+
+def _tool_calls(cases: int, rng: random.Random) -> list[Case]:
+    """Turns that call a tool, at every difficulty; names of functions and arguments are mostly made up on the spot."""
+    found: list[Case] = []
+    while len(found) < cases:
+        example = draw(FAMILIES["tools"], rng, rng.randint(1, 10), "test")
+        found += [Case(example=example, turn=t) for t in example.turns[:1] if "tool_calls" in example.messages[t]]
+    return found
+
+
+def _recall(tokens: int, cases: int, rng: random.Random, count: Callable[[str], int]) -> list[Case]:
+    """First questions of documents (lists and prose, many facts each) from a quarter of the length to the whole."""
+    found: list[Case] = []
+    while len(found) < cases:
+        example = sample_recall(rng, rng.randint(1, 10), int(tokens * rng.uniform(0.25, 1.0)))
+        size = sum(count(message["content"]) for message in prompt_of(example, example.turns[0]))
+        if tokens // 4 <= size <= tokens:
+            found.append(Case(example=example, turn=example.turns[0]))
+    return found
+
+
+def grade(llm: LLM, cases: Sequence[Case], tokenizer: MiniMaxM1Tokenizer) -> tuple[int, float, list[RequestOutput]]:
+    """Right answers, mean prompt tokens, and the outputs in order."""
+    params = SamplingParams(temperature=0, max_tokens=_MAX_TOKENS)
+    outputs: list[RequestOutput] = []
+    for first in range(0, len(cases), _BATCH):
+        some = cases[first : first + _BATCH]
+        outputs += llm.generate(
+            [encode_chat(tokenizer, prompt_of(c.example, c.turn), c.example.tools or None) for c in some], params
+        )
+    right = 0
+    for case, output in zip(cases, outputs, strict=True):
+        answer = output.outputs[0]
+        calls = tuple((call.name, call.arguments) for call in answer.tool_calls)
+        reply = Reply(reasoning=answer.reasoning, content=answer.content, tool_calls=calls)
+        right += FAMILIES[case.example.family].verify(case.example, case.turn, reply)
+    return right, sum(len(o.prompt_token_ids) for o in outputs) / len(outputs), outputs
+
+
+def evaluate(llm: LLM, *, cases: int, seed: int) -> Iterator[Score]:
+    """Scores as they come, in the order of `suites`."""
+    tokenizer = llm.get_tokenizer()
+    for name, some in suites(cases, seed, lambda text: len(tokenizer.encode(text))):
+        right, tokens, _ = grade(llm, some, tokenizer)
+        yield Score(name=name, cases=len(some), right=right, prompt_tokens=tokens)

@@ -1,0 +1,97 @@
+"""The block algorithm against the recurrence: values, states, gradients, for any lengths and a cut anywhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimax_m1.kernels.lightning import reference
+from minimax_m1.kernels.lightning import torch as fast
+from minimax_m1.kernels.segments import Segments
+from minimax_m1.model.lightning import slopes
+
+
+def inputs(lengths: list[int], heads: int = 3, width: int = 4, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(sum(lengths), heads, width, generator=generator, dtype=torch.float64) for _ in range(3))
+    states = torch.randn(len(lengths), heads, width, width, generator=generator, dtype=torch.float64)
+    return q, k, v, slopes(heads, 1, 8).double(), states
+
+
+@given(st.lists(st.integers(0, 90), min_size=1, max_size=5), st.integers(0, 1000))
+def test_blocks_equal_the_recurrence(lengths: list[int], seed: int) -> None:
+    q, k, v, s, states = inputs(lengths, seed=seed)
+    segments = Segments.of(lengths)
+    expected, expected_ends = reference.lightning(q, k, v, s, segments, states)
+    out, ends = fast.lightning(q, k, v, s, segments, states)
+    torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ends, expected_ends, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("lengths", [[63], [100], [1, 1, 1], [256], [300, 5, 64, 1], [0, 7]])
+def test_gradients_equal_the_reference(lengths: list[int]) -> None:
+    segments = Segments.of(lengths)
+    grads = []
+    for lightning in (reference.lightning, fast.lightning):
+        q, k, v, s, states = inputs(lengths)
+        leaves = [x.requires_grad_() for x in (q, k, v, states)]
+        out, ends = lightning(q, k, v, s, segments, states)
+        weight = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view_as(out)
+        ((out * weight).sum() + (ends * ends).sum()).backward()
+        grads.append([x.grad for x in leaves])
+    for mine, theirs in zip(grads[1], grads[0], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)
+
+
+@given(st.integers(1, 200), st.data())
+def test_a_cut_anywhere_changes_nothing(length: int, data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, length))
+    q, k, v, s, states = inputs([length])
+    whole, end = fast.lightning(q, k, v, s, Segments.of([length]), states)
+    first, middle = fast.lightning(q[:cut], k[:cut], v[:cut], s, Segments.of([cut]), states)
+    second, last = fast.lightning(q[cut:], k[cut:], v[cut:], s, Segments.of([length - cut]), middle)
+    torch.testing.assert_close(torch.cat((first, second)), whole, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(last, end, rtol=1e-9, atol=1e-9)
+
+
+def test_the_callers_state_is_left_alone() -> None:
+    for lengths in ([5, 70], [1, 1]):
+        q, k, v, s, states = inputs(lengths)
+        kept = states.clone()
+        fast.lightning(q, k, v, s, Segments.of(lengths), states)
+        assert torch.equal(states, kept)
+
+
+def test_bfloat16_tokens_keep_a_float32_state() -> None:
+    q, k, v, s, states = inputs([300])
+    exact, exact_end = reference.lightning(q, k, v, s, Segments.of([300]), states)
+    low = [x.bfloat16() for x in (q, k, v)]
+    out, end = fast.lightning(*low, s.float(), Segments.of([300]), states.float())
+    assert out.dtype == torch.bfloat16 and end.dtype == torch.float32
+    assert (end - exact_end).norm() / exact_end.norm() < 1e-2
+    assert (out.double() - exact).norm() / exact.norm() < 1e-2
+
+
+def test_a_narrow_state_is_refused() -> None:
+    q, k, v, s, states = inputs([3])
+    with pytest.raises(AssertionError, match="float32"):
+        fast.lightning(q.float(), k.float(), v.float(), s.float(), Segments.of([3]), states.bfloat16())
+
+
+def test_memory_kept_for_the_backward_is_linear_in_length() -> None:
+    def kept(length: int) -> int:
+        size = 0
+
+        def count(x: torch.Tensor) -> torch.Tensor:
+            nonlocal size
+            size += x.nbytes
+            return x
+
+        q, k, v, s, states = inputs([length], width=16)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
+            fast.lightning(q.requires_grad_(), k, v, s, Segments.of([length]), states)
+        return size
+
+    assert kept(16_384) <= 2.1 * kept(8_192)

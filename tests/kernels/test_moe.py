@@ -1,0 +1,73 @@
+"""Grouped experts against every-expert-on-every-token, and the router's choices against its own definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimax_m1.kernels.moe import reference
+from minimax_m1.kernels.moe import torch as fast
+from minimax_m1.kernels.moe.route import route
+
+
+def inputs(tokens: int, experts: int, top_k: int, threshold: float = 1.0) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(tokens)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    chosen, weights = route(random(tokens, experts), top_k, threshold)
+    return random(tokens, 6), chosen, weights, random(experts, 10, 6), random(experts, 6, 5)
+
+
+@given(st.integers(1, 40), st.integers(1, 6), st.data(), st.sampled_from([1.0, 0.6, 0.01]))
+def test_grouped_equals_plain(tokens: int, experts: int, data: st.DataObject, threshold: float) -> None:
+    args = inputs(tokens, experts, data.draw(st.integers(1, experts)), threshold)
+    torch.testing.assert_close(fast.moe(*args), reference.moe(*args), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("threshold", [1.0, 0.6])
+def test_gradients_equal_the_reference(threshold: float) -> None:
+    grads = []
+    for moe in (reference.moe, fast.moe):
+        x, chosen, weights, w13, w2 = inputs(30, 5, 2, threshold)
+        leaves = [t.detach().requires_grad_() for t in (x, weights, w13, w2)]
+        out = moe(leaves[0], chosen, leaves[1], leaves[2], leaves[3])
+        (out * torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view_as(out)).sum().backward()
+        grads.append([t.grad for t in leaves])
+    keep = chosen >= 0  # the weight of a dropped slot is a constant 0
+    for index, (mine, theirs) in enumerate(zip(grads[1], grads[0], strict=True)):
+        if index == 1:
+            mine, theirs = mine[keep], theirs[keep]
+        torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)
+
+
+def test_an_expert_without_tokens_gets_a_zero_gradient() -> None:
+    x, _, _, w13, w2 = inputs(4, 3, 1)
+    w13.requires_grad_()
+    fast.moe(x, torch.zeros(4, 1, dtype=torch.long), torch.ones(4, 1, dtype=torch.float64), w13, w2).sum().backward()
+    assert w13.grad is not None and w13.grad[0].abs().sum() > 0 and w13.grad[1:].abs().sum() == 0
+
+
+@given(st.floats(0.01, 1.0), st.integers(1, 5))
+def test_the_threshold_keeps_the_fewest_experts_that_reach_it(threshold: float, top_k: int) -> None:
+    logits = torch.randn(20, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    _, full = route(logits, top_k)
+    experts, weights = route(logits, top_k, threshold)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(20, dtype=torch.float64))
+    for row in range(20):
+        kept = int((experts[row] >= 0).sum())
+        assert kept >= 1 and (weights[row][experts[row] < 0] == 0).all()
+        assert full[row, :kept].sum() >= threshold - 1e-9 or kept == top_k
+        assert kept == 1 or full[row, : kept - 1].sum() < threshold
+
+
+def test_each_token_may_have_a_threshold_of_its_own() -> None:
+    logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+    mixed = route(logits, 3, torch.tensor([1.0, 0.5, 1.0, 0.2, 1.0, 0.9]))
+    for row, threshold in enumerate([1.0, 0.5, 1.0, 0.2, 1.0, 0.9]):
+        alone = route(logits[row : row + 1], 3, threshold)
+        assert torch.equal(mixed[0][row], alone[0][0])
+        torch.testing.assert_close(mixed[1][row], alone[1][0])

@@ -1,0 +1,32 @@
+"""The fused norm against the plain one, and where it rounds in bfloat16."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from minimax_m1.kernels.norm import reference
+from minimax_m1.kernels.norm import torch as fast
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_fused_equals_plain(dtype: torch.dtype) -> None:
+    x, weight = torch.randn(7, 33).to(dtype) * 100, torch.randn(33).to(dtype)
+    torch.testing.assert_close(fast.rms_norm(x, weight, 1e-5), reference.rms_norm(x, weight, 1e-5))
+
+
+def test_bfloat16_statistics_are_float32() -> None:
+    x = torch.full((1, 4096), 3.0, dtype=torch.bfloat16)
+    out = fast.rms_norm(x, torch.ones(4096, dtype=torch.bfloat16), 1e-6)
+    assert torch.equal(out, torch.ones_like(out))  # a bfloat16 mean of 4096 squares would be off by percents
+
+
+def test_gradients_agree() -> None:
+    grads = []
+    for rms_norm in (reference.rms_norm, fast.rms_norm):
+        x = torch.linspace(-2, 3, 60, dtype=torch.float64).view(4, 15).requires_grad_()
+        weight = torch.linspace(1, 2, 15, dtype=torch.float64).requires_grad_()
+        (rms_norm(x, weight, 1e-5) ** 3).sum().backward()
+        grads.append((x.grad, weight.grad))
+    for mine, theirs in zip(grads[1], grads[0], strict=True):
+        torch.testing.assert_close(mine, theirs)

@@ -203,31 +203,51 @@ def inspect(
 @train.command()
 def pretrain(
     recipe: Annotated[str, typer.Argument(help="The recipe's name.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a field: --set steps=100.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a field: --set tokens=1000000.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    cases: Annotated[int, typer.Option(min=0, help="Held-out cases a suite at the end; 0 for none.")] = 200,
 ) -> None:
-    """Pretrain a model from a recipe."""
+    """Pretrain a model from a recipe, then measure it."""
     from minimax_m1.train.pretrain import main
 
-    main(recipe, overrides or [], out, resume)
+    model = main(recipe, overrides or [], out, resume)
+    typer.echo(f"the model is in {model}")
+    if cases:
+        _measure(str(model), cases, 0, as_json=False)
 
 
 @app.command(name="eval")
 def evaluate(
     name: Annotated[str, typer.Argument(help='"nano", a folder, or a hub id.')],
-    cases: Annotated[int, typer.Option(min=1, help="Held-out cases a family.")] = 200,
+    cases: Annotated[int, typer.Option(min=1, help="Held-out cases a suite.")] = 200,
     seed: Annotated[int, typer.Option(help="Chooses the cases.")] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a model on held-out cases of the task families."""
-    from minimax_m1.train.evaluate import main
-
-    main(name, cases, seed)
+    _measure(name, cases, seed, as_json)
 
 
 def main() -> None:
     """The console script."""
     app(prog_name="minimax-m1")
+
+
+def _measure(name: str, cases: int, seed: int, as_json: bool) -> None:
+    """One line a suite, as it is graded."""
+    from minimax_m1.eval.held_out import evaluate
+    from minimax_m1.llm import LLM
+
+    scores = []
+    for score in evaluate(LLM(name), cases=cases, seed=seed):
+        scores.append(score)
+        if not as_json:
+            typer.echo(
+                f"{score.name:26} {score.accuracy:7.1%}  ({score.right}/{score.cases}, "
+                f"{score.prompt_tokens:,.0f} prompt tokens on average)"
+            )
+    if as_json:
+        _print_json([{**dataclasses.asdict(score), "accuracy": score.accuracy} for score in scores])
 
 
 def _open(

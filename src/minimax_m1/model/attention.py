@@ -36,4 +36,4 @@ class SoftmaxAttention(nn.Module):
         lengths = batch.segments.lengths
         now = tuple(kv.append(*new) for kv, *new in zip(past, k.split(lengths), v.split(lengths), strict=True))
         mixed = ops.attention(q, [kv.keys for kv in now], [kv.values for kv in now], batch.segments)
-        return self.o_proj(mixed.reshape(len(x), -1)), now
+        return self.o_proj(mixed.flatten(1)), now

@@ -64,5 +64,5 @@ class LightningAttention(nn.Module):
         qkv = silu(self.qkv_proj(x)).view(len(x), self.heads, 3 * self.width)
         q, k, v = qkv.split(self.width, -1)
         mixed, states = ops.lightning(q, k, v, self.slopes.values, batch.segments, states)
-        mixed = self.norm(mixed.reshape(len(x), -1), ops) * torch.sigmoid(self.output_gate(x))
+        mixed = self.norm(mixed.flatten(1), ops) * torch.sigmoid(self.output_gate(x))
         return self.out_proj(mixed), states

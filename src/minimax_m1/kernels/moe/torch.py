@@ -52,7 +52,7 @@ class _Grouped(torch.autograd.Function):
             torch.mm(silu(gate).mul_(up), w2[expert].T, out=out[here])
         ctx.save_for_backward(rows, hidden, out, weights, w13, w2)
         ctx.plan = plan
-        slots = out.index_select(0, plan.inverse).view(*experts.shape, -1)  # [T, K, M]
+        slots = out.index_select(0, plan.inverse).view(*experts.shape, x.shape[1])  # [T, K, M]
         return torch.einsum("tkm,tk->tm", slots, weights)
 
     @staticmethod
@@ -75,5 +75,5 @@ class _Grouped(torch.autograd.Function):
             torch.mul(d_act * up, sigmoid + act * (1 - sigmoid), out=d_gate)
             torch.mm(d_hidden[here].T, rows[here], out=d_w13[expert])
             torch.mm(d_hidden[here], w13[expert], out=d_rows[here])
-        d_x = d_rows.index_select(0, plan.inverse).view(*weights.shape, -1).sum(1)
+        d_x = d_rows.index_select(0, plan.inverse).view(*weights.shape, rows.shape[1]).sum(1)
         return d_x, None, d_weights, d_w13, d_w2

@@ -37,7 +37,7 @@ _HF_NAMES = {
     "mlp_alpha_factor": "layernorm_mlp_alpha",
     "mlp_beta_factor": "layernorm_mlp_beta",
 }
-_HF_LAYER_TYPES = {"linear_attention": LIGHTNING, "full_attention": SOFTMAX}
+_HF_LAYER_TYPES: dict[Any, int] = {"linear_attention": LIGHTNING, "full_attention": SOFTMAX}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,9 +229,11 @@ def _add_layers(values: dict[str, Any], keys: Mapping[str, Any]) -> None:
     """The layer pattern as a tuple: as given, from transformers' layer names, or every eighth layer softmax."""
     layers, kinds = values.get("num_hidden_layers"), values.get("attn_type_list")
     if kinds is None and "layer_types" in keys:
-        kinds = keys["layer_types"]
-        if isinstance(kinds, list | tuple):
-            kinds = [_HF_LAYER_TYPES.get(name, name) if isinstance(name, str) else name for name in kinds]
+        names = keys["layer_types"]
+        _check("layer_types", names, isinstance(names, list | tuple), "a list")
+        if unknown := [name for name in names if not isinstance(name, str) or name not in _HF_LAYER_TYPES]:
+            raise ConfigError(f"layer_types holds {unknown[0]!r}; it may hold {' and '.join(sorted(_HF_LAYER_TYPES))}")
+        kinds = [_HF_LAYER_TYPES[name] for name in names]
     if kinds is None and _is_count(layers, least=1):
         assert isinstance(layers, int)
         _check("num_hidden_layers", layers, layers <= _MOST_LAYERS, f"at most {_MOST_LAYERS} where no pattern is given")

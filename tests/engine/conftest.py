@@ -45,7 +45,13 @@ class CountingModel:
         return State(lengths=(0,) * n, lightning=(torch.zeros(n, 1, 1, 1),), softmax=())
 
     def run(
-        self, batch: Batch, state: State, *, expert_threshold: torch.Tensor | float = 1.0, logits: str = "last"
+        self,
+        batch: Batch,
+        state: State,
+        *,
+        expert_threshold: torch.Tensor | float = 1.0,
+        logits: str = "last",
+        route_all: bool = False,
     ) -> SimpleNamespace:
         ids = batch.ids.tolist()
         lengths = list(batch.segments.lengths)

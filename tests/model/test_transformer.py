@@ -133,6 +133,29 @@ def test_a_threshold_changes_only_who_is_asked(tiny_model: MiniMaxM1ForCausalLM)
     torch.testing.assert_close(each.logits, few.logits)
 
 
+@torch.inference_mode()
+def test_only_what_the_last_token_needs_is_computed_in_the_last_layer(model: MiniMaxM1ForCausalLM) -> None:
+    start = model(ids(3, 10)).state
+    new = [ids(1, n)[0].tolist() for n in (12, 1, 30)]
+    batch = Batch.of(new, start)
+    full = model.run(batch, start, logits="all")
+    last = model.run(batch, start, logits="last")
+    none = model.run(batch, start, logits="none")
+    routed = model.run(batch, start, logits="last", route_all=True)
+    ends = [11, 12, 42]
+    assert full.logits is not None and last.logits is not None and none.logits is None
+    torch.testing.assert_close(last.logits, full.logits[ends], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(routed.logits, full.logits[ends], rtol=1e-4, atol=1e-5)
+    assert torch.equal(routed.routing.experts, full.routing.experts)
+    assert torch.equal(last.routing.experts[:-1], full.routing.experts[:-1])
+    assert torch.equal(last.routing.experts[-1, ends], full.routing.experts[-1, ends])
+    assert int((last.routing.experts[-1] >= 0).sum()) == 3 * model.config.num_experts_per_tok
+    following = Batch.of([[5], [6], [7]], full.state)
+    expected = model.run(following, full.state).logits
+    for run in (last, none, routed):
+        torch.testing.assert_close(model.run(following, run.state).logits, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_balance_loss_is_top_k_when_even() -> None:
     from minimax_m1.kernels.moe.route import route
     from minimax_m1.model.moe import Routing

@@ -184,6 +184,7 @@ class ModelEngine:
             reader.state,
             expert_threshold=float(sequence.request.params.expert_threshold),
             logits="none" if sequence.prompt_left else "last",
+            route_all=sequence.routes_all,
         )
         reader.state = out.state
         if sequence.trace is not None:

@@ -1,8 +1,8 @@
 """Which experts read which token: the routing trace of one request.
 
 In: for each run of the model its experts and gate weights, [layers, tokens, top_k], -1 where the
-expert threshold dropped one. Out: `report()`, plain numbers a layer, and where asked the full
-`routed_experts` array in the wire form of vLLM and SGLang. Numpy only; a few sums a token.
+expert threshold dropped one or the layer skipped the token. Out: `report()`, plain numbers a layer, and
+where asked the full `routed_experts` array in the wire form of vLLM and SGLang. Numpy only; a few sums a token.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class RoutingTrace:
     def __init__(self, *, layers: int, experts: int, keep_experts: bool = False) -> None:
         assert 0 < experts < 2**15, "expert numbers are kept as int16"
         self.tokens = 0
+        self._tokens = np.zeros(layers, np.int64)  # that each layer ran; the last may skip what no logit needs
         self._counts = np.zeros((layers, experts), np.int64)
         self._weights = np.zeros((layers, experts), np.float64)
         self._entropy = np.zeros(layers, np.float64)
@@ -35,6 +36,7 @@ class RoutingTrace:
         assert experts.shape == weights.shape and experts.shape[0] == layers, (experts.shape, weights.shape)
         self.tokens += experts.shape[1]
         kept = experts >= 0
+        self._tokens += kept.any(-1).sum(1)
         # One count over layer * width + expert is one pass; a count a layer would be one call a layer.
         place = (experts + np.arange(layers)[:, None, None] * width)[kept]
         gates = weights[kept].astype(np.float64)
@@ -50,21 +52,22 @@ class RoutingTrace:
     def report(self) -> dict[str, Any]:
         """JSON-able: tokens, experts per token, and for each layer
 
-        `tokens_per_expert` [E]; `mean_gate_weight` [E], over the tokens sent there (0 where none);
-        `entropy`, the mean over tokens of the entropy of the kept gate weights, in nats.
+        `tokens`, those it ran; `tokens_per_expert` [E]; `mean_gate_weight` [E], over the tokens sent there
+        (0 where none); `entropy`, the mean over tokens of the entropy of the kept gate weights, in nats.
         """
-        tokens = max(self.tokens, 1)
+        tokens = np.maximum(self._tokens, 1)
         mean = self._weights / np.maximum(self._counts, 1)
         return {
             "tokens": self.tokens,
-            "experts_per_token": round(float(self._counts.sum()) / (tokens * len(self._counts)), 6),
+            "experts_per_token": round(float(self._counts.sum() / tokens.sum()), 6),
             "layers": [
                 {
                     "layer": layer,
-                    "experts_per_token": round(float(counts.sum()) / tokens, 6),
+                    "tokens": int(self._tokens[layer]),
+                    "experts_per_token": round(float(counts.sum() / tokens[layer]), 6),
                     "tokens_per_expert": counts.tolist(),
                     "mean_gate_weight": mean[layer].round(6).tolist(),
-                    "entropy": round(max(float(self._entropy[layer]), 0.0) / tokens, 6),
+                    "entropy": round(float(max(self._entropy[layer], 0.0) / tokens[layer]), 6),
                 }
                 for layer, counts in enumerate(self._counts)
             ],

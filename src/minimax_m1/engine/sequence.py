@@ -16,6 +16,10 @@ from minimax_m1.engine.request import FinishReason, Request, TokenEvent
 from minimax_m1.engine.routing import RoutingTrace
 from minimax_m1.errors import ContextLengthExceeded, RequestError
 
+# A longer prompt with a routing report leaves out of the last layer what no logit needs: the work of that layer grows
+# with the square of the prompt. The report tells each layer's tokens.
+_ROUTED_IN_FULL = 16_384
+
 
 class Sequence:
     """A request that has been accepted.
@@ -58,6 +62,13 @@ class Sequence:
     def prompt_left(self) -> int:
         """Prompt tokens still to read."""
         return len(self.prompt) - self.read
+
+    @property
+    def routes_all(self) -> bool:
+        """Whether the last layer must route every token, and not only those that make a logit."""
+        if self.trace is None:
+            return False
+        return self.request.routed_experts or len(self.prompt) <= _ROUTED_IN_FULL
 
     @property
     def banned(self) -> frozenset[int]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from minimax_m1.config import MiniMaxM1Config
 from minimax_m1.kernels.ops import Ops
-from minimax_m1.model.batch import Batch
+from minimax_m1.model.batch import Batch, Tail
 from minimax_m1.model.layers import Linear
 from minimax_m1.model.state import KeyValues
 
@@ -27,13 +27,21 @@ class SoftmaxAttention(nn.Module):
         self.o_proj = Linear(self.heads * self.width, config.hidden_size)
 
     def forward(
-        self, x: Tensor, batch: Batch, tables: tuple[Tensor, Tensor], past: tuple[KeyValues, ...], ops: Ops
+        self,
+        x: Tensor,
+        batch: Batch,
+        tables: tuple[Tensor, Tensor],
+        past: tuple[KeyValues, ...],
+        ops: Ops,
+        tail: Tail | None = None,
     ) -> tuple[Tensor, tuple[KeyValues, ...]]:
-        """x [T, M], tables of cos and sin [T, 1, R/2] -> [T, M], keys and values."""
-        q = ops.rope(self.q_proj(x).view(len(x), self.heads, self.width), *tables)
+        """x [T, M], tables of cos and sin [T, 1, R/2] -> [T, M], or [R, M] for the tail alone; keys and values."""
+        asking, turns = (x, tables) if tail is None else (x[tail.rows], (tables[0][tail.rows], tables[1][tail.rows]))
+        q = ops.rope(self.q_proj(asking).view(len(asking), self.heads, self.width), *turns)
         k = ops.rope(self.k_proj(x).view(len(x), self.groups, self.width), *tables)
         v = self.v_proj(x).view(len(x), self.groups, self.width)
         lengths = batch.segments.lengths
         now = tuple(kv.append(*new) for kv, *new in zip(past, k.split(lengths), v.split(lengths), strict=True))
-        mixed = ops.attention(q, [kv.keys for kv in now], [kv.values for kv in now], batch.segments)
+        segments = batch.segments if tail is None else tail.segments
+        mixed = ops.attention(q, [kv.keys for kv in now], [kv.values for kv in now], segments)
         return self.o_proj(mixed.flatten(1)), now

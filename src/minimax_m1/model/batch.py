@@ -15,12 +15,29 @@ from minimax_m1.model.state import State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """The rows of a batch whose outputs are wanted of the last layer: rows [R], and how many each sequence has."""
+
+    rows: Tensor
+    segments: Segments
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """ids [T] int64 packed; segments of N sequences; positions [T] int64 (lightning layers do not read them)."""
 
     ids: Tensor
     segments: Segments
     positions: Tensor
+
+    def tail(self, each: int) -> Tail:
+        """The last `each` rows of every sequence, 0 or 1; with 1 every sequence must bring a token."""
+        ends = self.segments.cu_seqlens[1:] if each else ()
+        assert not each or min(self.segments.lengths) > 0, "a sequence without tokens has no last token"
+        return Tail(
+            rows=torch.tensor(ends, dtype=torch.long, device=self.ids.device) - 1,
+            segments=Segments.of([each] * len(self.segments)),
+        )
 
     @classmethod
     def of(cls, sequences: Sequence[Sequence[int]], state: State, device: torch.device | str = "cpu") -> Self:

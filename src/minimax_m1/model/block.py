@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 from minimax_m1.config import LIGHTNING, MiniMaxM1Config
 from minimax_m1.kernels.ops import Ops
 from minimax_m1.model.attention import SoftmaxAttention
-from minimax_m1.model.batch import Batch
+from minimax_m1.model.batch import Batch, Tail
 from minimax_m1.model.layers import GatedMLP, Linear, RMSNorm
 from minimax_m1.model.lightning import LightningAttention
 from minimax_m1.model.moe import Routing, SparseMoE
@@ -50,14 +50,22 @@ class DecoderLayer(nn.Module):
         memory: Any,
         threshold: Tensor | float,
         ops: Ops,
+        tail: Tail | None = None,
     ) -> tuple[Tensor, Any, Routing]:
-        """x [T, M] and the layer's part of the state -> x, that part afterwards, routing."""
+        """x [T, M] and the layer's part of the state -> x, that part afterwards, routing.
+
+        With a `tail`, x and routing come back for its rows [R] only; the state takes in every token all the same.
+        """
         normed = self.input_layernorm(x, ops)
         if isinstance(self.self_attn, LightningAttention):
-            mixed, memory = self.self_attn(normed, batch, memory, ops)
+            mixed, memory = self.self_attn(normed, batch, memory, ops, tail)
         else:
-            mixed, memory = self.self_attn(normed, batch, tables, memory, ops)
-        x = _residual(normed if self.postnorm else x, mixed, *self.mixer_scale)
+            mixed, memory = self.self_attn(normed, batch, tables, memory, ops, tail)
+        residual = normed if self.postnorm else x
+        if tail is not None:
+            residual = residual[tail.rows]
+            threshold = threshold[tail.rows] if isinstance(threshold, Tensor) else threshold
+        x = _residual(residual, mixed, *self.mixer_scale)
         normed = self.post_attention_layernorm(x, ops)
         out, routing = self.block_sparse_moe(normed, threshold, ops)
         if hasattr(self, "shared_mlp"):

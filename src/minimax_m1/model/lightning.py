@@ -14,7 +14,7 @@ from torch.nn.functional import silu
 
 from minimax_m1.config import MiniMaxM1Config
 from minimax_m1.kernels.ops import Ops
-from minimax_m1.model.batch import Batch
+from minimax_m1.model.batch import Batch, Tail
 from minimax_m1.model.layers import Linear, RMSNorm
 from minimax_m1.model.precision import KeepsFloat32
 
@@ -59,10 +59,14 @@ class LightningAttention(nn.Module):
         self.norm = RMSNorm(inner, config.lightning_norm_eps)
         self.slopes = Slopes(self.heads, layer, config.num_hidden_layers)
 
-    def forward(self, x: Tensor, batch: Batch, states: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
-        """x [T, M], states [N, H, D, D] -> [T, M], states."""
+    def forward(
+        self, x: Tensor, batch: Batch, states: Tensor, ops: Ops, tail: Tail | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x [T, M], states [N, H, D, D] -> [T, M], or [R, M] for the tail alone; states."""
         qkv = silu(self.qkv_proj(x)).view(len(x), self.heads, 3 * self.width)
         q, k, v = qkv.split(self.width, -1)
         mixed, states = ops.lightning(q, k, v, self.slopes.values, batch.segments, states)
+        if tail is not None:
+            mixed, x = mixed[tail.rows], x[tail.rows]
         mixed = self.norm(mixed.flatten(1), ops) * torch.sigmoid(self.output_gate(x))
         return self.out_proj(mixed), states

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, one_hot
 
 from minimax_m1.config import MiniMaxM1Config
-from minimax_m1.kernels.moe.route import route
+from minimax_m1.kernels.moe.route import DROPPED, route
 from minimax_m1.kernels.ops import Ops
 from minimax_m1.model.precision import KeepsFloat32
 
@@ -25,6 +25,16 @@ class Routing:
     experts: Tensor
     weights: Tensor
     logits: Tensor
+
+    def spread(self, rows: Tensor, total: int) -> Routing:
+        """These rows [R] put back among `total`; the others went to no expert: -1, weight 0, logits 0."""
+
+        def among(values: Tensor, fill: int) -> Tensor:
+            return values.new_full((total, values.shape[1]), fill).index_copy(0, rows, values)
+
+        return Routing(
+            experts=among(self.experts, DROPPED), weights=among(self.weights, 0), logits=among(self.logits, 0)
+        )
 
     @staticmethod
     def stack(layers: list[Routing]) -> Routing:

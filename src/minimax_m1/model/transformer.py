@@ -107,32 +107,34 @@ class MiniMaxM1ForCausalLM(nn.Module):
         *,
         expert_threshold: Tensor | float = 1.0,
         logits: Literal["last", "all", "none"] = "last",
+        route_all: bool = False,
     ) -> Run:
         """Runs packed tokens from a state.
 
         `expert_threshold` is one number or one per token [T] (kernels/moe/route.py). `logits`: "last" gives [N, V],
-        each sequence's last token (every sequence must then bring one); "all" gives [T, V].
+        each sequence's last token (every sequence must then bring one); "all" gives [T, V]; "none" gives None.
+        Nothing reads the last layer's output but the logits, so that layer takes every token into its state and
+        works out only the rows that are asked for; the others show no expert there. `route_all` runs them as well.
         """
         assert len(batch.segments) == len(state) and batch.segments.total == len(batch.ids)
         x = self.model.embed_tokens(batch.ids)
         accurate = torch.promote_types(self.dtype, torch.float32)
         tables = rope_tables(batch.positions, self.config.rotary_dim, self.config.rope_theta, accurate)
-        lightning, softmax, routing = iter(state.lightning), iter(state.softmax), []
+        tail = None if logits == "all" or batch.segments.single_tokens else batch.tail(int(logits == "last"))
+        lightning, softmax = iter(state.lightning), iter(state.softmax)
         after: tuple[list[Any], list[Any]] = ([], [])  # lightning parts, softmax parts
+        routing: list[Routing] = []
         for kind, layer in zip(self.config.attn_type_list, self.model.layers, strict=True):
             memory = next(lightning) if kind == LIGHTNING else next(softmax)
-            x, memory, routed = layer(x, batch, tables, memory, expert_threshold, self.ops)
+            short = tail if len(routing) == self.config.num_hidden_layers - 1 and not route_all else None
+            x, memory, routed = layer(x, batch, tables, memory, expert_threshold, self.ops, short)
             after[kind].append(memory)
-            routing.append(routed)
+            routing.append(routed if short is None else routed.spread(short.rows, len(batch.ids)))
+        if tail is not None and route_all:
+            x = x[tail.rows]
         ends = tuple(n + new for n, new in zip(state.lengths, batch.segments.lengths, strict=True))
-        scores = None
-        if logits != "none":
-            if logits == "last":
-                assert min(batch.segments.lengths) > 0, "a sequence without tokens has no last token"
-                x = x[torch.tensor(batch.segments.cu_seqlens[1:], device=x.device) - 1]
-            scores = head(self.model.norm(x, self.ops), self.lm_head.weight)
         return Run(
-            logits=scores,
+            logits=None if logits == "none" else head(self.model.norm(x, self.ops), self.lm_head.weight),
             state=State(lengths=ends, lightning=tuple(after[0]), softmax=tuple(after[1])),
             routing=Routing.stack(routing),
         )

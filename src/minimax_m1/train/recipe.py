@@ -14,6 +14,7 @@ from typing import Any
 from minimax_m1 import presets
 from minimax_m1.config import MiniMaxM1Config
 from minimax_m1.errors import DataError
+from minimax_m1.tasks.families import FAMILIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,8 @@ class Recipe:
             raise DataError(f"tokens must be at least 1, got {self.tokens}")
         if not self.phases or self.phases[-1].until != 1.0:
             raise DataError("the last phase must end at 1.0")
+        if unknown := self.shares.keys() - FAMILIES.keys():
+            raise DataError(f"no task family {min(unknown)!r}; there are {', '.join(sorted(FAMILIES))}")
         if abs(sum(self.shares.values()) - 1) > 1e-6:
             raise DataError(f"shares must sum to 1, got {sum(self.shares.values())}")
         if not 0 <= self.prompt_weight <= 1:

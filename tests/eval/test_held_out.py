@@ -1,0 +1,43 @@
+"""Held-out evaluation: cases that training cannot have seen, graded by the families' own verifiers."""
+
+from __future__ import annotations
+
+import torch
+
+from minimax_m1.eval.held_out import Case, evaluate, grade, suites
+from minimax_m1.llm import LLM
+from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
+from minimax_m1.presets import tiny
+from minimax_m1.tasks.example import split_of
+from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
+from minimax_m1.train.recipe import recipe
+from minimax_m1.train.vocabulary import build_tokenizer
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+def test_suites_are_held_out_repeatable_and_of_the_right_length() -> None:
+    found = dict(suites(6, 1, words))
+    assert found == dict(suites(6, 1, words)) != dict(suites(6, 2, words))
+    for name, cases in found.items():
+        assert len(cases) == 6
+        if not name.startswith(("needle", "recall")):
+            assert all(split_of(case.example) == "test" for case in cases)
+    for tokens in (1000, 4000):
+        for case in found[f"needle in {tokens} tokens"]:
+            assert 0.97 * tokens < words(case.example.messages[0]["content"]) < 1.03 * tokens
+    assert all("tool_calls" in case.example.messages[case.turn] for case in found["tool calls"])
+
+
+def test_an_untrained_model_scores_and_fails() -> None:
+    tokenizer: MiniMaxM1Tokenizer = build_tokenizer(recipe("tiny"))
+    torch.manual_seed(0)
+    model = MiniMaxM1ForCausalLM(tiny().replace(vocab_size=tokenizer.vocab_size, max_position_embeddings=16384))
+    llm = LLM.of(model, tokenizer)
+    cases: list[Case] = dict(suites(2, 0, words))["addition, up to 4 digits"]
+    right, tokens, outputs = grade(llm, cases, tokenizer)
+    assert right == 0 and tokens > 5 and len(outputs) == 2
+    first = next(iter(evaluate(llm, cases=1, seed=0)))
+    assert first.name == "addition, up to 1 digits" and first.accuracy == 0.0

@@ -76,10 +76,11 @@ def seconds(action: Callable[[], Any], repeats: int) -> float:
 @torch.inference_mode()
 def run_ours(folder: Path, repeats: int) -> dict[str, Any]:
     from minimax_m1 import MiniMaxM1ForCausalLM
+    from minimax_m1.kernels.ops import Ops
     from minimax_m1.model.batch import Batch
     from minimax_m1.model.generation import prefill
 
-    model = MiniMaxM1ForCausalLM.from_pretrained(folder, progress=False)
+    model = MiniMaxM1ForCausalLM.from_pretrained(folder, ops=Ops.cpu(), progress=False)
     figures: dict[str, Any] = {}
     torch.save(model(prompt(600)).logits, folder / "ours.pt")
     for length in PREFILLS:

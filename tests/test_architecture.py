@@ -48,6 +48,7 @@ PURE_CALLS = {
     "ParamSpec", "TypeVar", "NewType", "MappingProxyType", "Path", "re.compile", "logging.getLogger",
     "dataclass", "field", "lru_cache", "wraps", "torch.inference_mode", "torch.no_grad",
     "BeforeValidator", "AfterValidator", "ConfigDict", "Field", "TypeAdapter", "field_validator", "model_validator",
+    "njit",  # wraps, and compiles at the first call
     "words", "_route",  # ours, and nothing but arithmetic on text
     "typer.Typer", "typer.Option", "typer.Argument", "app.command", "app.callback", "app.add_typer", "train.command",
 }  # fmt: skip

@@ -175,7 +175,7 @@ def serve(
             raise
 
     def ready(loaded: Loaded) -> None:
-        _announce(*bound, served, loaded.engine.max_model_len)
+        _announce(*bound, served, loaded.engine.max_model_len, loaded.kernels)
 
     application = create_app(load, name=served, ready=ready, body_limit=body_limit * 2**20)
     server = uvicorn.Server(uvicorn.Config(application, timeout_graceful_shutdown=3))
@@ -266,7 +266,7 @@ def _open(
     from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
 
     folder = locate(model)
-    weights = MiniMaxM1ForCausalLM.from_pretrained(folder, progress=sys.stdout.isatty())  # no bar into a pipe
+    weights = MiniMaxM1ForCausalLM.from_pretrained(folder)
     llm = LLM.of(weights, MiniMaxM1Tokenizer.from_pretrained(folder))
     given: Mapping[str, Any] = {"max_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     given = {key: value for key, value in given.items() if value is not None}
@@ -371,12 +371,12 @@ def _listener(host: str, port: int) -> socket.socket:
         raise RequestError(f"cannot listen on {host} port {port}: {error.strerror}", param="port") from None
 
 
-def _announce(host: str, port: int, name: str, max_model_len: int) -> None:
+def _announce(host: str, port: int, name: str, max_model_len: int, kernels: str) -> None:
     """Says where the server is, with a line that works as it stands."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     body = json.dumps({"input": "What is 17 + 25?"})
-    typer.echo(f"{name} answers at {address} (up to {max_model_len} tokens). Try:")
+    typer.echo(f"{name} answers at {address} (up to {max_model_len} tokens; kernels: {kernels}). Try:")
     typer.echo(f"curl {address}/v1/minimax-m1/generate -H 'content-type: application/json' -d '{body}'")
 
 

@@ -21,6 +21,7 @@ from minimax_m1.engine.engine import ModelEngine
 from minimax_m1.engine.request import Request, SamplingParams, TokenEvent
 from minimax_m1.engine.routing import RoutingTrace
 from minimax_m1.errors import RequestError
+from minimax_m1.kernels.ops import Ops
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 from minimax_m1.text.chat import encode_chat
 from minimax_m1.text.decoding import TextStream
@@ -156,9 +157,9 @@ class LLM:
         max_num_seqs: int = 32,
     ) -> None:
         words = MiniMaxM1Tokenizer.from_pretrained(model if tokenizer is None else tokenizer)
-        self._set_up(
-            MiniMaxM1ForCausalLM.from_pretrained(model, dtype=dtype, device=device), words, max_model_len, max_num_seqs
-        )
+        ops = Ops.fastest(torch.device(device))
+        weights = MiniMaxM1ForCausalLM.from_pretrained(model, dtype=dtype, device=device, ops=ops)
+        self._set_up(weights, words, max_model_len, max_num_seqs)
 
     @classmethod
     def of(

@@ -8,7 +8,7 @@ from minimax_m1.eval.held_out import Case, evaluate, grade, suites
 from minimax_m1.llm import LLM
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 from minimax_m1.presets import tiny
-from minimax_m1.tasks.example import split_of
+from minimax_m1.tasks.example import Example, split_of
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
 from minimax_m1.train.recipe import recipe
 from minimax_m1.train.vocabulary import build_tokenizer
@@ -41,3 +41,9 @@ def test_an_untrained_model_scores_and_fails() -> None:
     assert right == 0 and tokens > 5 and len(outputs) == 2
     first = next(iter(evaluate(llm, cases=1, seed=0)))
     assert first.name == "addition, up to 1 digits" and first.accuracy == 0.0
+
+
+def test_a_sum_is_asked_up_to_its_equals_sign() -> None:
+    tokenizer: MiniMaxM1Tokenizer = build_tokenizer(recipe("tiny"))
+    case = Case(example=Example(family="sums", difficulty=2, raw="12 + 9 = 21"))
+    assert tokenizer.decode(case.prompt(tokenizer)) == "12 + 9 ="

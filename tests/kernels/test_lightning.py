@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from minimax_m1.kernels.lightning import reference
 from minimax_m1.kernels.lightning import torch as fast
+from minimax_m1.kernels.ops import Ops
 from minimax_m1.kernels.segments import Segments
 from minimax_m1.model.lightning import slopes
 
@@ -95,3 +96,21 @@ def test_memory_kept_for_the_backward_is_linear_in_length() -> None:
         return size
 
     assert kept(16_384) <= 2.1 * kept(8_192)
+
+
+@pytest.mark.parametrize("lengths", [[1], [1] * 3, [1] * 16, [1] * 17, [0, 1], [5, 1]])
+@pytest.mark.parametrize(("heads", "width"), [(1, 1), (3, 17), (4, 64)])
+def test_compiled_steps_equal_the_recurrence(lengths: list[int], heads: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(heads)
+    qkv = torch.randn(sum(lengths), heads, 3 * width, generator=generator)
+    states = torch.randn(len(lengths), heads, width, width, generator=generator)
+    kept, segments, s = states.clone(), Segments.of(lengths), slopes(heads, 1, 8)
+    mixed = qkv.split(width, -1)  # views with one stride, as the mixer makes them
+    apart = mixed[0].contiguous(), mixed[1], mixed[2].transpose(0, 1).contiguous().transpose(0, 1)
+    for q, k, v in (mixed, apart):
+        expected, expected_ends = reference.lightning(q, k, v, s, segments, states)
+        with torch.no_grad():
+            out, ends = Ops.cpu().lightning(q, k, v, s, segments, states)
+        torch.testing.assert_close(out, expected, rtol=1e-5, atol=2e-5)
+        torch.testing.assert_close(ends, expected_ends, rtol=1e-5, atol=1e-5)
+        assert torch.equal(states, kept)

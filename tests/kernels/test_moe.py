@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from minimax_m1.kernels.moe import reference
 from minimax_m1.kernels.moe import torch as fast
 from minimax_m1.kernels.moe.route import route
+from minimax_m1.kernels.ops import Ops
 
 
 def inputs(tokens: int, experts: int, top_k: int, threshold: float = 1.0) -> tuple[torch.Tensor, ...]:
@@ -71,3 +72,29 @@ def test_each_token_may_have_a_threshold_of_its_own() -> None:
         alone = route(logits[row : row + 1], 3, threshold)
         assert torch.equal(mixed[0][row], alone[0][0])
         torch.testing.assert_close(mixed[1][row], alone[1][0])
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 8, 9])
+@pytest.mark.parametrize(("width", "inner"), [(1, 1), (3, 17), (17, 3), (250, 37)])
+@pytest.mark.parametrize("threshold", [1.0, 0.6])
+def test_compiled_equals_plain(tokens: int, width: int, inner: int, threshold: float) -> None:
+    generator = torch.Generator().manual_seed(tokens)
+    logits, x, w13, w2 = (
+        torch.randn(*shape, generator=generator)
+        for shape in ((tokens, 5), (2 * width, tokens), (5, 2 * inner, width), (5, width, inner))
+    )
+    chosen, weights = route(logits, 3, threshold)
+    assert (chosen < 0).any() == (threshold < 1)
+    args = x.T[:, ::2], chosen, weights, w13 / width**0.5, w2 / inner**0.5
+    with torch.no_grad():
+        torch.testing.assert_close(Ops.cpu().moe(*args), reference.moe(*args), rtol=1e-5, atol=1e-5)
+        low = [t.bfloat16() if t.is_floating_point() else t for t in args]
+        assert torch.equal(Ops.cpu().moe(*low), fast.moe(*low))
+
+
+def test_compiled_gates_saturate_as_silu_does() -> None:
+    x, w13 = torch.ones(1, 1), torch.tensor([-200.0, 200.0, 1.0, 1.0]).view(1, 4, 1)
+    one = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1)
+    with torch.no_grad():
+        out = Ops.cpu().moe(x, *one, w13, torch.tensor([[[1.0, 1.0]]]))
+    assert out == 200

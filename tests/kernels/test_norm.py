@@ -7,6 +7,7 @@ import torch
 
 from minimax_m1.kernels.norm import reference
 from minimax_m1.kernels.norm import torch as fast
+from minimax_m1.kernels.ops import Ops
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -30,3 +31,18 @@ def test_gradients_agree() -> None:
         grads.append((x.grad, weight.grad))
     for mine, theirs in zip(grads[1], grads[0], strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("width", [1, 3, 17, 250])
+def test_compiled_equals_plain(width: int) -> None:
+    wide = torch.randn(40, 2 * width) * 100
+    weight = torch.randn(width)
+    with torch.no_grad():
+        for x in (wide[:1, :width], wide[:16, width:], wide[:17, :width], wide[:0, :width], wide[:1, :width] * 0):
+            torch.testing.assert_close(Ops.cpu().norm(x, weight, 1e-5), reference.rms_norm(x, weight, 1e-5))
+        nan = torch.full((1, width), float("nan"))
+        assert Ops.cpu().norm(nan, weight, 1e-5).isnan().all()
+        for dtype in (torch.float64, torch.bfloat16):
+            x = wide[:1, :width].to(dtype)
+            expected = fast.rms_norm(x, weight.to(dtype), 1e-5)
+            assert torch.equal(Ops.cpu().norm(x, weight.to(dtype), 1e-5), expected)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,14 @@ def test_state_dict_speaks_the_published_names(model: MiniMaxM1ForCausalLM) -> N
     assert not torch.equal(other(IDS).logits, model(IDS).logits)
     other.load_state_dict(state)
     assert torch.equal(other(IDS).logits, model(IDS).logits)
+
+
+def test_a_copy_speaks_for_itself(tiny_model: MiniMaxM1ForCausalLM) -> None:
+    copies = [copy.deepcopy(tiny_model), pickle.loads(pickle.dumps(tiny_model))]
+    for other in copies:
+        with torch.no_grad():
+            other.model.norm.weight.mul_(2)
+        assert torch.equal(other.state_dict()["model.norm.weight"], 2 * tiny_model.state_dict()["model.norm.weight"])
 
 
 def test_load_state_dict_names_what_is_missing(tiny_model: MiniMaxM1ForCausalLM) -> None:

@@ -120,6 +120,18 @@ def test_float32_stays_where_it_must_in_bfloat16(model: MiniMaxM1ForCausalLM) ->
     assert (out.logits - expected).abs().max() < 0.15 * expected.abs().max()
 
 
+def test_autocast_lowers_the_products_and_nothing_else(tiny_model: MiniMaxM1ForCausalLM) -> None:
+    expected = tiny_model(ids(1, 40))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = tiny_model(ids(1, 40))
+    assert out.logits.dtype == out.router_logits.dtype == torch.float32
+    assert all(s.dtype == torch.float32 for s in out.state.lightning)
+    gap = (out.logits - expected.logits).abs().max()
+    assert 1e-6 < gap < 0.1 * expected.logits.abs().max()
+    out.logits.sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in tiny_model.parameters())
+
+
 @torch.inference_mode()
 def test_a_threshold_changes_only_who_is_asked(tiny_model: MiniMaxM1ForCausalLM) -> None:
     state = tiny_model.empty_state()

@@ -32,7 +32,9 @@ def test_every_answer_stands_in_the_text(seed: int, difficulty: int) -> None:
     document = document_of(example)
     assert 1 <= len(example.turns) <= recall.MOST_QUESTIONS
     for turn in example.turns:
-        assert re.search(rf"\b{re.escape(reference_of(example, turn).content)}\b", document)
+        key, _, value = reference_of(example, turn).content.partition(": ")
+        assert key in example.messages[turn - 1]["content"]
+        assert re.search(rf"\b{re.escape(key)}\b.{{1,16}}\b{re.escape(value)}\b", document)
         assert "reasoning_content" not in example.messages[turn]
 
 
@@ -86,7 +88,7 @@ def test_needle_hits_length_and_depth(seed: int, tokens: int, depth: float) -> N
         for line in document.split(". ")
         if set(re.findall(r"\w+", line)) & (set(re.findall(r"\w+", question)) - PLAIN)
     ]
-    assert len(fact) == 1 and reference_of(example, 1).content in fact[0]
+    assert len(fact) == 1 and reference_of(example, 1).content.split(": ")[1] in fact[0]
     before = approx_tokens(document[: document.index(fact[0])])
     assert abs(before - depth * tokens) <= 40 + 0.03 * tokens
 

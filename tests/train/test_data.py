@@ -47,6 +47,12 @@ def test_only_answers_are_said(tokenizer: MiniMaxM1Tokenizer) -> None:
     assert tokenizer.decode(answer) == "5<end_of_sentence>"
 
 
+def test_of_a_raw_sum_only_the_answer_is_said(tokenizer: MiniMaxM1Tokenizer) -> None:
+    ((ids, said),) = encode_example(Example(family="sums", difficulty=1, raw="2 + 2 = 4"), tokenizer)
+    assert tokenizer.decode(ids) == "2 + 2 = 4<end_of_sentence>"
+    assert tokenizer.decode([token for token, mask in zip(ids, said, strict=True) if mask]) == " 4<end_of_sentence>"
+
+
 def test_thoughts_of_earlier_turns_are_trained_in_texts_of_their_own(tokenizer: MiniMaxM1Tokenizer) -> None:
     rng = random.Random(0)
     messages = (*exchange(12, 30, rng), *exchange(45, 67, rng))

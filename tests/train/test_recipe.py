@@ -30,6 +30,7 @@ def test_overrides() -> None:
         ("tokens=true", "must be of type int"),
         ("tokens=0", "at least 1, got 0"),
         ("prompt_weight=2", "between 0 and 1, got 2"),
+        ('precision="half"', 'must be "float32" or "bfloat16", got \'half\''),
         ('shares={"talk": 0.5}', "sum to 1, got 0.5"),
         ('shares={"poetry": 1.0}', "no task family 'poetry'"),
     ],
@@ -54,4 +55,4 @@ def test_the_rate_warms_up_holds_and_falls() -> None:
 
 def test_phases_follow_each_other() -> None:
     plan = recipe("nano", ["tokens=1000"])
-    assert [plan.phase(t).max_difficulty for t in (0, 299, 300, 999, 2000)] == [4, 4, 6, 10, 10]
+    assert [plan.phase(t).max_difficulty for t in (0, 279, 280, 999, 2000)] == [4, 4, 6, 10, 10]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from minimax_m1.engine.request import SamplingParams
-from minimax_m1.llm import LLM, RequestOutput
+from minimax_m1.llm import LLM, CompletionOutput, RequestOutput
 from minimax_m1.tasks.example import Example, Reply, draw, prompt_of
 from minimax_m1.tasks.families import FAMILIES
 from minimax_m1.tasks.recall import needle
@@ -40,10 +40,24 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One graded turn of one example."""
+    """One graded turn of one example; of a raw text, what follows its last equals sign (turn 0)."""
 
     example: Example
-    turn: int
+    turn: int = 0
+
+    def prompt(self, tokenizer: MiniMaxM1Tokenizer) -> list[int]:
+        """The ids that the model is to continue."""
+        if self.example.raw is not None:
+            return tokenizer.encode(self.example.raw.rpartition("=")[0] + "=")
+        return encode_chat(tokenizer, prompt_of(self.example, self.turn), self.example.tools or None)
+
+    def right(self, answer: CompletionOutput) -> bool:
+        """Whether the family's verifier accepts it."""
+        if self.example.raw is not None:
+            return answer.content.strip() == self.example.raw.rpartition("=")[2].strip()
+        calls = tuple((call.name, call.arguments) for call in answer.tool_calls)
+        reply = Reply(reasoning=answer.reasoning, content=answer.content, tool_calls=calls)
+        return FAMILIES[self.example.family].verify(self.example, self.turn, reply)
 
 
 def suites(cases: int, seed: int, count: Callable[[str], int]) -> Iterator[tuple[str, list[Case]]]:
@@ -51,6 +65,7 @@ def suites(cases: int, seed: int, count: Callable[[str], int]) -> Iterator[tuple
     rng = random.Random(f"evaluate/{seed}")
     for digits in range(1, 5):
         yield f"addition, up to {digits} digits", _graded("addition", digits, cases, rng)
+    yield "sums without a thought", [Case(example=draw(FAMILIES["sums"], rng, 2, "test")) for _ in range(cases)]
     yield "tool calls", _tool_calls(cases, rng)
     yield "talk", _graded("talk", 5, cases, rng)
     for tokens in (1000, 4000):
@@ -61,12 +76,8 @@ def suites(cases: int, seed: int, count: Callable[[str], int]) -> Iterator[tuple
 
 
 def _graded(family: str, difficulty: int, cases: int, rng: random.Random) -> list[Case]:
-    found: list[Case] = []
-    while len(found) < cases:
-        example = draw(FAMILIES[family], rng, difficulty, "test")
-        if example.turns:  # raw texts have none
-            found.append(Case(example=example, turn=example.turns[0]))
-    return found
+    examples = [draw(FAMILIES[family], rng, difficulty, "test") for _ in range(cases)]
+    return [Case(example=e, turn=e.turns[0]) for e in examples]
 
 
 def _tool_calls(cases: int, rng: random.Random) -> list[Case]:
@@ -94,16 +105,9 @@ def grade(llm: LLM, cases: Sequence[Case], tokenizer: MiniMaxM1Tokenizer) -> tup
     params = SamplingParams(temperature=0, max_tokens=_MAX_TOKENS)
     outputs: list[RequestOutput] = []
     for first in range(0, len(cases), _BATCH):
-        some = cases[first : first + _BATCH]
-        outputs += llm.generate(
-            [encode_chat(tokenizer, prompt_of(c.example, c.turn), c.example.tools or None) for c in some], params
-        )
-    right = 0
-    for case, output in zip(cases, outputs, strict=True):
-        answer = output.outputs[0]
-        calls = tuple((call.name, call.arguments) for call in answer.tool_calls)
-        reply = Reply(reasoning=answer.reasoning, content=answer.content, tool_calls=calls)
-        right += FAMILIES[case.example.family].verify(case.example, case.turn, reply)
+        prompts = [case.prompt(tokenizer) for case in cases[first : first + _BATCH]]
+        outputs += llm.generate(prompts, params)
+    right = sum(case.right(output.outputs[0]) for case, output in zip(cases, outputs, strict=True))
     return right, sum(len(o.prompt_token_ids) for o in outputs) / len(outputs), outputs
 
 

@@ -69,15 +69,15 @@ class DecoderLayer(nn.Module):
         normed = self.post_attention_layernorm(x, ops)
         out, routing = self.block_sparse_moe(normed, threshold, ops)
         if hasattr(self, "shared_mlp"):
-            out = self._with_shared(normed, out)
+            out = self._with_shared(normed, out, ops)
         return _residual(normed if self.postnorm else x, out, *self.mlp_scale), memory, routing
 
-    def _with_shared(self, normed: Tensor, out: Tensor) -> Tensor:
+    def _with_shared(self, normed: Tensor, out: Tensor, ops: Ops) -> Tensor:
         """moe (1 - c) + shared c, the mixing coefficient in float32."""
         accurate = torch.promote_types(normed.dtype, torch.float32)
         score = linear(normed.to(accurate), self.coefficient.weight.to(accurate))  # [T, 1]
         share = (score.sigmoid() if self.shared_mode == "sigmoid" else score.softmax(-1)).to(out.dtype)
-        shared: Tensor = self.shared_mlp(normed)
+        shared: Tensor = self.shared_mlp(normed, ops)
         return out * (1 - share) + shared * share
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from rich.console import Console
 from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -21,7 +22,8 @@ from torch import Tensor
 from minimax_m1.config import MiniMaxM1Config
 from minimax_m1.errors import CheckpointError
 from minimax_m1.location import locate
-from minimax_m1.model.names import GATE, published_tensors
+from minimax_m1.model.lightning import LightningAttention, Slopes
+from minimax_m1.model.names import published_tensors
 
 if TYPE_CHECKING:
     from minimax_m1.kernels.ops import Ops
@@ -53,31 +55,29 @@ def published_views(model: MiniMaxM1ForCausalLM) -> dict[str, Tensor]:
 
 
 def use_published_names(model: MiniMaxM1ForCausalLM) -> None:
-    """Makes `state_dict` and `load_state_dict` speak the published names."""
-
-    def rename(module: torch.nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
-        for name in [n for n in state if n.endswith((".experts.w13", ".experts.w2"))]:
-            del state[name]
-        if model.config.tie_word_embeddings:
-            state.pop(f"{prefix}lm_head.weight", None)
-        state.update((prefix + name, view) for name, view in published_views(model).items())
-
-    def restore(module: torch.nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-        for layer in range(model.config.num_hidden_layers):
-            base = f"{prefix}model.layers.{layer}.block_sparse_moe.experts"
-            parts = [[state.pop(f"{base}.{e}.w{i}.weight", None) for i in (1, 2, 3)] for e in _experts(model)]
-            if all(w is not None for expert in parts for w in expert):
-                state[f"{base}.w13"] = torch.stack([torch.cat((w1, w3)) for w1, _, w3 in parts])
-                state[f"{base}.w2"] = torch.stack([w2 for _, w2, _ in parts])
-        if model.config.tie_word_embeddings and f"{prefix}model.embed_tokens.weight" in state:
-            state[f"{prefix}lm_head.weight"] = state[f"{prefix}model.embed_tokens.weight"]
-
-    model.register_state_dict_post_hook(rename)
-    model.register_load_state_dict_pre_hook(restore)
+    """Makes `state_dict` and `load_state_dict` speak the published names, in copies of the model too."""
+    model.register_state_dict_post_hook(_publish)
+    model.register_load_state_dict_pre_hook(_take_in)
 
 
-def _experts(model: MiniMaxM1ForCausalLM) -> range:
-    return range(model.config.num_local_experts)
+def _publish(model: MiniMaxM1ForCausalLM, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    for name in [n for n in state if n.endswith((".experts.w13", ".experts.w2"))]:
+        del state[name]
+    if model.config.tie_word_embeddings:
+        state.pop(f"{prefix}lm_head.weight", None)
+    state.update((prefix + name, view) for name, view in published_views(model).items())
+
+
+def _take_in(model: MiniMaxM1ForCausalLM, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for layer in range(model.config.num_hidden_layers):
+        base = f"{prefix}model.layers.{layer}.block_sparse_moe.experts"
+        names = [[f"{base}.{e}.w{i}.weight" for i in (1, 2, 3)] for e in range(model.config.num_local_experts)]
+        if all(name in state for expert in names for name in expert):
+            parts = [[state.pop(name) for name in expert] for expert in names]
+            state[f"{base}.w13"] = torch.stack([torch.cat((w1, w3)) for w1, _, w3 in parts])
+            state[f"{base}.w2"] = torch.stack([w2 for _, w2, _ in parts])
+    if model.config.tie_word_embeddings and f"{prefix}model.embed_tokens.weight" in state:
+        state[f"{prefix}lm_head.weight"] = state[f"{prefix}model.embed_tokens.weight"]
 
 
 def load(
@@ -101,7 +101,8 @@ def load(
         model = kind(config, ops=ops, init=False).to(wanted)
     model = _materialise(model, device)
     views = published_views(model)
-    with Progress(transient=True, disable=not progress) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not (progress and console.is_terminal)) as bar:
         task = bar.add_task(f"loading {folder.name}", total=len(views))
         for shard in shards:
             try:
@@ -117,8 +118,6 @@ def load(
 
 def _materialise(model: Model, device: torch.device) -> Model:
     """Empty storage for the parameters, and the decay slopes computed anew, which no checkpoint holds."""
-    from minimax_m1.model.lightning import LightningAttention, Slopes
-
     model = model.to_empty(device=device)
     for index, layer in enumerate(model.model.layers):
         if isinstance(layer.self_attn, LightningAttention):
@@ -238,15 +237,3 @@ def _split(views: Mapping[str, Tensor], limit: int) -> Iterator[dict[str, Tensor
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
-
-
-__all__ = [
-    "GATE",
-    "check_names",
-    "header_shapes",
-    "load",
-    "published_views",
-    "save",
-    "shard_files",
-    "use_published_names",
-]

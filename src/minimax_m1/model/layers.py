@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, linear, silu
+from torch.nn.functional import embedding, silu
 
 from minimax_m1.kernels.ops import Ops
 
@@ -16,8 +16,8 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight)
+    def forward(self, x: Tensor, ops: Ops) -> Tensor:
+        return ops.linear(x, self.weight)
 
 
 class Embedding(nn.Module):
@@ -52,18 +52,19 @@ class GatedMLP(nn.Module):
         self.up_proj = Linear(width, inner)
         self.down_proj = Linear(inner, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
+    def forward(self, x: Tensor, ops: Ops) -> Tensor:
+        out: Tensor = self.down_proj(silu(self.gate_proj(x, ops)) * self.up_proj(x, ops), ops)
         return out
 
 
 _HEAD_ROWS = 16_384  # vocabulary rows brought to float32 at a time: 0.4 GB at M1's width
 
 
-def head(x: Tensor, weight: Tensor) -> Tensor:
+def head(x: Tensor, weight: Tensor, ops: Ops) -> Tensor:
     """Logits [T, V] in float32 or better whatever the model's dtype (MiniMax-M1 report, section 3.2)."""
     accurate = torch.promote_types(x.dtype, torch.float32)
     x = x.to(accurate)
-    if weight.dtype == accurate:
-        return linear(x, weight)
-    return torch.cat([linear(x, rows.to(accurate)) for rows in weight.split(_HEAD_ROWS)], -1)
+    with torch.autocast(x.device.type, enabled=False):
+        if weight.dtype == accurate:
+            return ops.linear(x, weight)
+        return torch.cat([ops.linear(x, rows.to(accurate)) for rows in weight.split(_HEAD_ROWS)], -1)

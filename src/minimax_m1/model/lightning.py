@@ -63,10 +63,10 @@ class LightningAttention(nn.Module):
         self, x: Tensor, batch: Batch, states: Tensor, ops: Ops, tail: Tail | None = None
     ) -> tuple[Tensor, Tensor]:
         """x [T, M], states [N, H, D, D] -> [T, M], or [R, M] for the tail alone; states."""
-        qkv = silu(self.qkv_proj(x)).view(len(x), self.heads, 3 * self.width)
+        qkv = silu(self.qkv_proj(x, ops)).view(len(x), self.heads, 3 * self.width)
         q, k, v = qkv.split(self.width, -1)
         mixed, states = ops.lightning(q, k, v, self.slopes.values, batch.segments, states)
         if tail is not None:
             mixed, x = mixed[tail.rows], x[tail.rows]
-        mixed = self.norm(mixed.flatten(1), ops) * torch.sigmoid(self.output_gate(x))
-        return self.out_proj(mixed), states
+        mixed = self.norm(mixed.flatten(1), ops) * torch.sigmoid(self.output_gate(x, ops))
+        return self.out_proj(mixed, ops), states

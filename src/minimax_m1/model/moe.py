@@ -54,7 +54,8 @@ class Gate(KeepsFloat32):
         self.weight = nn.Parameter(torch.empty(experts, width, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x.to(self.weight.dtype), self.weight)
+        with torch.autocast(x.device.type, enabled=False):
+            return linear(x.to(self.weight.dtype), self.weight)
 
 
 class Experts(nn.Module):

@@ -134,7 +134,7 @@ class MiniMaxM1ForCausalLM(nn.Module):
             x = x[tail.rows]
         ends = tuple(n + new for n, new in zip(state.lengths, batch.segments.lengths, strict=True))
         return Run(
-            logits=None if logits == "none" else head(self.model.norm(x, self.ops), self.lm_head.weight),
+            logits=None if logits == "none" else head(self.model.norm(x, self.ops), self.lm_head.weight, self.ops),
             state=State(lengths=ends, lightning=tuple(after[0]), softmax=tuple(after[1])),
             routing=Routing.stack(routing),
         )

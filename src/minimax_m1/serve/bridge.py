@@ -28,11 +28,15 @@ _PAUSE = 0.1  # seconds between steps of an engine that keeps failing, so that i
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A model ready to answer. `defaults` are its own sampling settings, its `max_tokens` included."""
+    """A model ready to answer. `defaults` are its own sampling settings, its `max_tokens` included.
+
+    `kernels` says for people on what it runs.
+    """
 
     engine: Engine
     tokenizer: MiniMaxM1Tokenizer
     defaults: SamplingParams
+    kernels: str = "none"
 
 
 class Status(StrEnum):

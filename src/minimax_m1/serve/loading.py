@@ -14,6 +14,7 @@ import torch
 from minimax_m1.engine.engine import ModelEngine
 from minimax_m1.engine.request import SamplingParams
 from minimax_m1.errors import CheckpointError, RequestError
+from minimax_m1.kernels.ops import Ops
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 from minimax_m1.serve.bridge import Loaded
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
@@ -34,7 +35,8 @@ def load(folder: Path, *, dtype: str, device: str, max_model_len: int | None) ->
         raise RequestError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}", param="device") from None
     tokenizer = MiniMaxM1Tokenizer.from_pretrained(folder)
     bar = sys.stdout.isatty()  # no bar into a log
-    model = MiniMaxM1ForCausalLM.from_pretrained(folder, dtype=dtype, device=device, progress=bar)
+    ops = Ops.fastest(torch.device(device))
+    model = MiniMaxM1ForCausalLM.from_pretrained(folder, dtype=dtype, device=device, ops=ops, progress=bar)
     limit = model.config.max_position_embeddings if max_model_len is None else max_model_len
     engine = ModelEngine(
         model,
@@ -42,7 +44,7 @@ def load(folder: Path, *, dtype: str, device: str, max_model_len: int | None) ->
         max_model_len=limit,
         prefill_chunk=_CHUNK,
     )
-    return Loaded(engine=engine, tokenizer=tokenizer, defaults=defaults(folder, limit))
+    return Loaded(engine=engine, tokenizer=tokenizer, defaults=defaults(folder, limit), kernels=ops.name)
 
 
 def defaults(folder: Path, limit: int) -> SamplingParams:

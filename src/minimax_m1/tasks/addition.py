@@ -2,7 +2,7 @@
 
 In: a generator of random numbers and a difficulty, the most digits of an operand (at most 6). Out: conversations
 whose thought adds the columns from the right and whose content is the sum; in some, two problems follow
-each other; three in ten examples are plain documents such as "2 + 2 = 4", with operands up to 2 digits.
+each other. The family `sums` has plain documents instead, such as "2 + 2 = 4", with operands up to 2 digits.
 """
 
 from __future__ import annotations
@@ -65,19 +65,22 @@ def operand(rng: random.Random, digits: int) -> int:
 
 
 def sample(rng: random.Random, difficulty: int) -> Example:
-    """Draws a problem with operands of at most min(difficulty, 6) digits, two problems, or a raw document."""
+    """Draws a problem with operands of at most min(difficulty, 6) digits, or two problems."""
     digits = min(difficulty, MOST_DIGITS)
-    kind = rng.random()
-    if kind < 0.3:
-        a, b = operand(rng, min(digits, 2)), operand(rng, min(digits, 2))
-        style = rng.choice(("{a} + {b} = {c}", "{a}+{b}={c}"))
-        return Example(family=FAMILY.name, difficulty=difficulty, raw=style.format(a=a, b=b, c=a + b))
     messages: list[Message] = []
-    for _ in range(2 if kind < 0.45 else 1):
+    for _ in range(2 if rng.random() < 0.2 else 1):
         messages += exchange(operand(rng, digits), operand(rng, digits), rng)
     turns = tuple(range(1, len(messages), 2))
     example = Example(family=FAMILY.name, difficulty=difficulty, messages=tuple(messages), turns=turns)
     return with_system(example, "You are a helpful assistant.") if rng.random() < 0.1 else example
 
 
+def sample_sum(rng: random.Random, difficulty: int) -> Example:
+    """Draws a raw document: a short sum with its answer and no thought."""
+    a, b = (operand(rng, min(difficulty, 2)) for _ in range(2))
+    style = rng.choice(("{a} + {b} = {c}", "{a}+{b}={c}"))
+    return Example(family=SUMS.name, difficulty=difficulty, raw=style.format(a=a, b=b, c=a + b))
+
+
 FAMILY = Family(name="addition", sample=sample, verify=matches)
+SUMS = Family(name="sums", sample=sample_sum, verify=matches)

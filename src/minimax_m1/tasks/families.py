@@ -8,5 +8,5 @@ from minimax_m1.tasks import addition, recall, talk, tools
 from minimax_m1.tasks.example import Family
 
 FAMILIES: Mapping[str, Family] = {
-    family.name: family for family in (addition.FAMILY, recall.FAMILY, tools.FAMILY, talk.FAMILY)
+    family.name: family for family in (addition.FAMILY, addition.SUMS, recall.FAMILY, tools.FAMILY, talk.FAMILY)
 }

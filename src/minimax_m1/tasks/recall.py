@@ -1,8 +1,9 @@
 """Recall: facts told once in a longer text, asked for afterwards.
 
 In: a generator of random numbers, a difficulty (which sets the length: 40 to 4,000 tokens on a logarithmic scale)
-or a length. Out: a text that is a list of pairs, or filler prose with facts strewn in, followed by 1 to 6
-questions, whose reply is exactly the value; `needle` puts one fact at a given depth of a given length.
+or a length. Out: a text that is a list of pairs, or filler prose with facts strewn in, followed by up to 24
+questions; `needle` puts one fact at a given depth of a given length. The reply is "key: value": with the key said
+first, the value is what followed it in the text, which a model with one softmax layer can look up in one step.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from minimax_m1.tasks.words import NAMES, NOUNS, first_syllable, made_up
 
 Pair = tuple[str, str]  # key, value
 
-MOST_PAIRS, MOST_NEEDLES, MOST_QUESTIONS = 200, 20, 6
+MOST_PAIRS, MOST_NEEDLES, MOST_QUESTIONS = 200, 20, 24
 
 _FACTS = (
     "The code of {key} is {value}.",
@@ -82,10 +83,11 @@ def sample(rng: random.Random, difficulty: int, length: int | None = None) -> Ex
         document, pairs = _listing(rng, fact, budget)
     else:
         document, pairs = _story(rng, fact, budget, min(MOST_NEEDLES, 2 * difficulty))
-    asked = rng.sample(pairs, min(len(pairs), rng.randint(1, MOST_QUESTIONS)))
+    most = min(len(pairs), 4 + length // 50, MOST_QUESTIONS)  # a long text is worth more questions
+    asked = rng.sample(pairs, rng.randint(1, most))
     messages: list[Message] = []
     for key, value in asked:
-        messages += [user(rng.choice(_QUESTIONS).format(key=key)), assistant(value)]
+        messages += [user(rng.choice(_QUESTIONS).format(key=key)), assistant(f"{key}: {value}")]
     first = messages[0]["content"]
     joined = f"{first}\n\n{document}" if rng.random() < 0.1 else f"{document}\n\n{first}"
     return _example(rng, difficulty, [user(joined), *messages[1:]])
@@ -110,7 +112,7 @@ def needle(rng: random.Random, tokens: int, depth: float, count: Callable[[str],
     endings = [[sentence(rng) for _ in range(rng.randint(0, 5))] for _ in range(64)]
     filler += min(endings, key=lambda ending: abs(missing - sum(measure(" " + line) for line in ending)))
     filler.insert(round(depth * len(filler)), told)
-    messages = (user(f"{' '.join(filler)}\n\n{question}"), assistant(value))
+    messages = (user(f"{' '.join(filler)}\n\n{question}"), assistant(f"{key}: {value}"))
     return Example(family=FAMILY.name, difficulty=10, messages=messages, turns=(1,))
 
 

@@ -86,6 +86,12 @@ class _Tool:
     types: dict[str, str]
     requests: tuple[str, ...] = ()  # an everyday tool's own sentences
 
+    @property
+    def described_by_its_name(self) -> bool:
+        """Whether a request in the description's words says the name too."""
+        verb, _, noun = self.name.partition("_")
+        return self.description.lower() == f"{verb} the {noun}."
+
     def definition(self, described: bool) -> dict[str, Any]:
         properties = {
             name: {"type": kind, "description": f"The {name.replace('_', ' ')}."} if described else {"type": kind}
@@ -175,7 +181,7 @@ def _request(rng: random.Random, tool: _Tool, index: int) -> tuple[str, dict[str
         return request, call(index, tool.name, {name: value for name, (_, value) in values.items()})
     if rng.random() < 0.3:
         rng.shuffle(names)
-    by_name = rng.random() < 0.75
+    by_name = rng.random() < 0.75 or not tool.described_by_its_name
     frame, pair, between = rng.choice(_BY_NAME if by_name else _BY_DESCRIPTION)
     values = {name: _value(rng, tool.types[name]) for name in names}
     listed = between.join(pair.format(name=name, value=said) for name, (said, _) in values.items())
@@ -206,11 +212,9 @@ def _value(rng: random.Random, kind: str, plain: bool = False) -> tuple[str, str
     style = rng.random()
     if plain or style < 0.3:
         word = rng.choice(CITIES + NAMES + NOUNS + PLACES) if not plain else rng.choice(NAMES)
-    elif style < 0.72:
+    elif style < 0.8:
         word = made_up(rng)
         word = word.capitalize() if rng.random() < 0.2 else word
-    elif style < 0.8:
-        word = str(rng.randrange(10, 10 ** rng.randint(2, 5)))
     else:
         word = rng.choice((rng.choice(TWO_WORD_CITIES), f"{made_up(rng)} {made_up(rng)}", f"the {rng.choice(NOUNS)}"))
         return f'"{word}"', word

@@ -49,8 +49,9 @@ def documents(recipe: Recipe, tokenizer: MiniMaxM1Tokenizer, cursor: Cursor, max
 def encode_example(example: Example, tokenizer: MiniMaxM1Tokenizer) -> Iterator[tuple[list[int], list[int]]]:
     """Ids and the assistant's mask; where the template drops earlier thoughts, each turn is a text of its own."""
     if example.raw is not None:
-        ids = [*tokenizer.encode(example.raw), _end(tokenizer)]
-        yield ids, [1] * len(ids)
+        question, equals, answer = example.raw.rpartition("=")
+        asked, said = tokenizer.encode(question + equals), [*tokenizer.encode(answer), _end(tokenizer)]
+        yield asked + said, [0] * len(asked) + [1] * len(said)
         return
     early_thoughts = any("reasoning_content" in example.messages[turn] for turn in example.turns[:-1])
     for turn in example.turns if early_thoughts else example.turns[-1:]:

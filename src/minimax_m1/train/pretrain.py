@@ -60,7 +60,9 @@ class Run:
             group["lr"] = rate
         self.model.train()
         state = self.model.empty_state(len(data.batch.segments))
-        run = self.model.run(data.batch, state, logits="all")
+        low = self.recipe.precision == "bfloat16"
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=low):
+            run = self.model.run(data.batch, state, logits="all")
         assert run.logits is not None
         losses = cross_entropy(run.logits, data.targets, reduction="none")
         loss = (losses * data.weights).sum() / data.weights.sum()

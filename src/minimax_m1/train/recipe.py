@@ -45,6 +45,7 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1
     clip_norm: float = 1.0
+    precision: str = "float32"  # or "bfloat16": products of the forward and backward pass, weights stay float32
     checkpoint_minutes: float = 2.0
     log_every: int = 10
 
@@ -57,6 +58,8 @@ class Recipe:
             raise DataError(f"no task family {min(unknown)!r}; there are {', '.join(sorted(FAMILIES))}")
         if abs(sum(self.shares.values()) - 1) > 1e-6:
             raise DataError(f"shares must sum to 1, got {sum(self.shares.values())}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise DataError(f'precision must be "float32" or "bfloat16", got {self.precision!r}')
         if not 0 <= self.prompt_weight <= 1:
             raise DataError(f"prompt_weight must be between 0 and 1, got {self.prompt_weight}")
 
@@ -103,14 +106,15 @@ def nano() -> Recipe:
     return Recipe(
         name="nano",
         model=presets.nano(),
-        tokens=24_000_000,
+        tokens=27_000_000,
         phases=(
-            Phase(until=0.30, max_difficulty=4, batch_tokens=4096),
-            Phase(until=0.50, max_difficulty=6, batch_tokens=6144),
-            Phase(until=0.65, max_difficulty=8, batch_tokens=8192),
+            Phase(until=0.28, max_difficulty=4, batch_tokens=4096),
+            Phase(until=0.42, max_difficulty=6, batch_tokens=6144),
+            Phase(until=0.52, max_difficulty=8, batch_tokens=8192),
             Phase(until=1.00, max_difficulty=10, batch_tokens=8192),
         ),
-        shares={"addition": 0.22, "recall": 0.45, "tools": 0.28, "talk": 0.05},
+        shares={"addition": 0.17, "sums": 0.03, "recall": 0.46, "tools": 0.30, "talk": 0.04},
+        precision="bfloat16",
     )
 
 

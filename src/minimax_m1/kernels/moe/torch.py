@@ -19,6 +19,9 @@ def moe(x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor, w2: Tensor) ->
     """Weighted sum of the chosen experts; gradients equal the reference's."""
     if len(x) == 1 and not torch.is_grad_enabled():
         return _one_token(x, experts, weights, w13, w2)
+    if torch.is_autocast_enabled(x.device.type):  # a Function of our own is not cast by torch
+        low = torch.get_autocast_dtype(x.device.type)
+        x, w13, w2 = x.to(low), w13.to(low), w2.to(low)
     return _Grouped.apply(x, experts, weights.to(x.dtype), w13, w2)  # type: ignore[no-any-return]
 
 

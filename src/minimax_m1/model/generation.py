@@ -20,7 +20,7 @@ from minimax_m1.model.state import State
 if TYPE_CHECKING:
     from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 
-_PREFILL_CHUNK = 8192  # tokens of one row run at a time, so that a long prompt needs little memory beside its state
+_PREFILL_CHUNK = 2048  # tokens of one row run at a time, so that a long prompt needs little memory beside its state
 
 
 @torch.inference_mode()

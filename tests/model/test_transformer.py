@@ -223,6 +223,19 @@ def test_training_reduces_the_loss(tiny_model: MiniMaxM1ForCausalLM) -> None:
     assert losses[-1] < 0.3 * losses[0]
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of itself
+def test_it_compiles(tiny_model: MiniMaxM1ForCausalLM) -> None:
+    compiled = torch.compile(tiny_model, backend="eager")
+    for length in (20, 20, 33):
+        torch.testing.assert_close(compiled(ids(2, length)).logits, tiny_model(ids(2, length)).logits)
+    tiny_model(ids(1, 9)).logits.sum().backward()
+    expected = [p.grad.clone() for p in tiny_model.parameters() if p.grad is not None]
+    tiny_model.zero_grad()
+    compiled(ids(1, 9)).logits.sum().backward()
+    for mine, theirs in zip((p.grad for p in tiny_model.parameters()), expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 def test_the_largest_is_built_without_memory() -> None:
     from minimax_m1.presets import m1
 

@@ -30,6 +30,7 @@ def test_a_run_gives_a_model_that_loads(tmp_path: Path) -> None:
     model = MiniMaxM1ForCausalLM.from_pretrained(folder, progress=False)
     tokenizer = MiniMaxM1Tokenizer.from_pretrained(folder)
     assert model.config.vocab_size == tokenizer.vocab_size and model.config.eos_token_id == tokenizer.eos_token_id
+    assert json.loads((folder / "generation_config.json").read_text())["do_sample"] is False
     lines = logged(tmp_path / "run")
     assert lines[-1]["tokens"] >= recipe("tiny").tokens and lines[-1]["loss"] < lines[0]["loss"]
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["recipe"]["seed"] == 0

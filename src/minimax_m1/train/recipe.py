@@ -106,7 +106,7 @@ def nano() -> Recipe:
     return Recipe(
         name="nano",
         model=presets.nano(),
-        tokens=27_000_000,
+        tokens=31_000_000,
         phases=(
             Phase(until=0.28, max_difficulty=4, batch_tokens=4096),
             Phase(until=0.42, max_difficulty=6, batch_tokens=6144),

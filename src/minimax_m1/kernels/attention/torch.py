@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from minimax_m1.kernels.eager import eager
 from minimax_m1.kernels.segments import Segments
 
 _MASK_SIZE = 2**23  # most entries of one mask, 40 MB with the kernel's float copy
 
 
+@eager
 def attention(q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], segments: Segments) -> Tensor:
     """Softmax attention; gradients equal the reference's."""
     assert len(keys) == len(values) == len(segments)

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minimax_m1.kernels.eager import eager
 from minimax_m1.kernels.segments import Blocks, Segments
 
 _SIZES = (32, 64, 128, 256)  # MiniMax-01 section 3.3: several block sizes, the least padding wins
 _SCAN_STEP = 20_000  # cost of one scan step in units of multiply-adds a head; measured on two CPU cores
 
 
+@eager
 def lightning(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, segments: Segments, states: Tensor
 ) -> tuple[Tensor, Tensor]:

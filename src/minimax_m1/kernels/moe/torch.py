@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
+from minimax_m1.kernels.eager import eager
 from minimax_m1.kernels.moe.route import DROPPED
 
 
+@eager
 def moe(x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor, w2: Tensor) -> Tensor:
     """Weighted sum of the chosen experts; gradients equal the reference's."""
     if len(x) == 1 and not torch.is_grad_enabled():

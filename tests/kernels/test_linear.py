@@ -12,7 +12,7 @@ from minimax_m1.kernels.linear import reference
 from minimax_m1.kernels.linear import torch as fused
 from minimax_m1.kernels.ops import Ops
 
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+CLOSE = {"rtol": 1e-5, "atol": 5e-5}  # sums of up to 768 products, in any order
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8, 9, 40])

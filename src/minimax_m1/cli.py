@@ -261,13 +261,10 @@ def _open(
     """The model, and its own sampling settings with what the user gave put over them."""
     from minimax_m1.llm import LLM
     from minimax_m1.location import locate
-    from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
     from minimax_m1.serve.loading import defaults
-    from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
 
     folder = locate(model)
-    weights = MiniMaxM1ForCausalLM.from_pretrained(folder)
-    llm = LLM.of(weights, MiniMaxM1Tokenizer.from_pretrained(folder))
+    llm = LLM(str(folder))
     given: Mapping[str, Any] = {"max_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     given = {key: value for key, value in given.items() if value is not None}
     return llm, dataclasses.replace(defaults(folder, llm.max_model_len), expert_threshold=expert_threshold, **given)

@@ -6,7 +6,6 @@ In: the folder of a checkpoint. Out: `Loaded`. The only file of the server that 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -34,9 +33,8 @@ def load(folder: Path, *, dtype: str, device: str, max_model_len: int | None) ->
     except (RuntimeError, AssertionError) as error:
         raise RequestError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}", param="device") from None
     tokenizer = MiniMaxM1Tokenizer.from_pretrained(folder)
-    bar = sys.stdout.isatty()  # no bar into a log
     ops = Ops.fastest(torch.device(device))
-    model = MiniMaxM1ForCausalLM.from_pretrained(folder, dtype=dtype, device=device, ops=ops, progress=bar)
+    model = MiniMaxM1ForCausalLM.from_pretrained(folder, dtype=dtype, device=device, ops=ops)
     limit = model.config.max_position_embeddings if max_model_len is None else max_model_len
     engine = ModelEngine(
         model,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from minimax_m1.kernels.lightning import reference
 from minimax_m1.kernels.lightning import torch as fast
 from minimax_m1.kernels.ops import Ops
-from minimax_m1.kernels.segments import Segments
+from minimax_m1.kernels.segments import Blocks, Segments
 from minimax_m1.model.lightning import slopes
 
 
@@ -31,7 +31,7 @@ def test_blocks_equal_the_recurrence(lengths: list[int], seed: int) -> None:
     torch.testing.assert_close(ends, expected_ends, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("lengths", [[63], [100], [1, 1, 1], [256], [300, 5, 64, 1], [0, 7]])
+@pytest.mark.parametrize("lengths", [[63], [100], [1, 1, 1], [256], [1, 1, 70], [300, 1, 64, 0, 1], [0, 7]])
 def test_gradients_equal_the_reference(lengths: list[int]) -> None:
     segments = Segments.of(lengths)
     grads = []
@@ -58,7 +58,7 @@ def test_a_cut_anywhere_changes_nothing(length: int, data: st.DataObject) -> Non
 
 
 def test_the_callers_state_is_left_alone() -> None:
-    for lengths in ([5, 70], [1, 1]):
+    for lengths in ([5, 70], [1, 1], [1, 1, 70, 0], [0]):
         q, k, v, s, states = inputs(lengths)
         kept = states.clone()
         fast.lightning(q, k, v, s, Segments.of(lengths), states)
@@ -98,7 +98,31 @@ def test_memory_kept_for_the_backward_is_linear_in_length() -> None:
     assert kept(16_384) <= 2.1 * kept(8_192)
 
 
-@pytest.mark.parametrize("lengths", [[1], [1] * 3, [1] * 16, [1] * 17, [0, 1], [5, 1]])
+@pytest.mark.parametrize("lengths", [[1, 1, 40], [40, 1, 0, 1, 2]])
+def test_sequences_of_one_token_take_no_block(lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = []
+
+    def seen(segments: Segments, size: int, device: torch.device) -> Blocks:
+        cut.append(segments.lengths)
+        return blocks(segments, size, device)
+
+    blocks = Segments.blocks
+    monkeypatch.setattr(Segments, "blocks", seen)
+    q, k, v, s, states = inputs(lengths)
+    fast.lightning(q, k, v, s, Segments.of(lengths), states)
+    assert cut == [[n for n in lengths if n != 1]]
+
+
+@pytest.mark.parametrize("lengths", [[1, 1], [1, 70]])
+def test_autocast_leaves_the_state_in_float32(lengths: list[int]) -> None:
+    q, k, v, s, states = (x.float() for x in inputs(lengths))
+    expected, expected_ends = fast.lightning(q, k, v, s, Segments.of(lengths), states)
+    with torch.autocast("cpu"):
+        out, ends = fast.lightning(q, k, v, s, Segments.of(lengths), states)
+    assert torch.equal(out, expected) and torch.equal(ends, expected_ends)
+
+
+@pytest.mark.parametrize("lengths", [[1], [1] * 3, [1] * 40, [0, 1], [5, 1], [1, 1, 9, 0, 3], [4, 1, 0, 1, 9], [0]])
 @pytest.mark.parametrize(("heads", "width"), [(1, 1), (3, 17), (4, 64)])
 def test_compiled_steps_equal_the_recurrence(lengths: list[int], heads: int, width: int) -> None:
     generator = torch.Generator().manual_seed(heads)

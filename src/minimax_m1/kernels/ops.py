@@ -112,7 +112,7 @@ class Ops:
     def cpu(cls) -> Ops:
         """As `torch`, but steps of a few float32 tokens run compiled: a model then decodes at the speed of memory.
 
-        Compiles on the first call, 1.5 seconds, or 0.4 where numba finds its cache of an earlier run; later calls
+        Compiles on the first call, 4 seconds, or 0.4 where numba finds its cache of an earlier run; later calls
         return the same. Without an OpenMP to run on, as outside Linux, this is an error of ours: ask `fastest`.
         """
         return _compiled()
@@ -125,6 +125,7 @@ class Ops:
 
 @cache
 def _compiled() -> Ops:
+    from minimax_m1.kernels.attention.cpu import compile_attention
     from minimax_m1.kernels.lightning.cpu import compile_lightning
     from minimax_m1.kernels.linear.cpu import compile_linear
     from minimax_m1.kernels.moe.cpu import compile_moe
@@ -132,6 +133,7 @@ def _compiled() -> Ops:
 
     return replace(
         Ops.torch(),
+        attention=compile_attention(),
         lightning=compile_lightning(),
         linear=compile_linear(),
         moe=compile_moe(),

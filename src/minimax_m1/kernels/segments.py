@@ -1,7 +1,7 @@
-"""Where each sequence of a packed batch begins and ends, and the block tables that follow from it.
+"""Where each sequence of a packed batch begins and ends, and the tables that follow from it.
 
-In: `cu_seqlens` [N+1]. Out: lengths, and for a block size the gather tables of chunked kernels, computed once
-a batch and shared by its layers. A sequence may be empty.
+In: `cu_seqlens` [N+1]. Out: lengths; for a block size the gather tables of chunked kernels; the sequences of one token
+apart from the others. All are computed once a batch and shared by its layers. A sequence may be empty.
 """
 
 from __future__ import annotations
@@ -31,12 +31,22 @@ class Blocks:
     levels: tuple[tuple[int, int], ...]  # (first block, blocks) of each level
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Some sequences of a batch, in order: their rows and their numbers, as slices where they lie side by side."""
+
+    rows: slice | Tensor  # int64 [rows of the part]
+    sequences: slice | Tensor  # int64 [sequences of the part]
+    segments: Segments
+
+
 @dataclass(frozen=True, slots=True)
 class Segments:
     """Boundaries of N packed sequences: sequence n holds rows cu_seqlens[n] to cu_seqlens[n+1]."""
 
     cu_seqlens: tuple[int, ...]
     _blocks: dict[tuple[int, torch.device], Blocks] = field(default_factory=dict, compare=False, repr=False)
+    _parts: dict[torch.device, list[Part]] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         assert self.cu_seqlens[0] == 0 and all(a <= b for a, b in pairwise(self.cu_seqlens)), self.cu_seqlens
@@ -70,6 +80,25 @@ class Segments:
         if key not in self._blocks:
             self._blocks[key] = _cut(self, size, device)
         return self._blocks[key]
+
+    def parts(self, device: torch.device) -> list[Part]:
+        """The sequences that bring exactly one token, then the others; empty where all are of one kind."""
+        if device not in self._parts:
+            both: tuple[list[int], list[int]] = ([], [])
+            for n, length in enumerate(self.lengths):
+                both[length != 1].append(n)
+            self._parts[device] = [_part(self, numbers, device) for numbers in both] if all(both) else []
+        return self._parts[device]
+
+
+def _part(segments: Segments, numbers: list[int], device: torch.device) -> Part:
+    edges, first, last = segments.cu_seqlens, numbers[0], numbers[-1]
+    rows: slice | Tensor = slice(edges[first], edges[last + 1])
+    sequences: slice | Tensor = slice(first, last + 1)
+    if last - first != len(numbers) - 1:
+        rows = torch.cat([torch.arange(edges[n], edges[n + 1]) for n in numbers]).to(device)
+        sequences = torch.tensor(numbers, device=device)
+    return Part(rows=rows, sequences=sequences, segments=Segments.of([edges[n + 1] - edges[n] for n in numbers]))
 
 
 def _cut(segments: Segments, size: int, device: torch.device) -> Blocks:

@@ -31,17 +31,16 @@ class SoftmaxAttention(nn.Module):
         x: Tensor,
         batch: Batch,
         tables: tuple[Tensor, Tensor],
-        past: tuple[KeyValues, ...],
+        past: KeyValues,
         ops: Ops,
         tail: Tail | None = None,
-    ) -> tuple[Tensor, tuple[KeyValues, ...]]:
+    ) -> tuple[Tensor, KeyValues]:
         """x [T, M], tables of cos and sin [T, 1, R/2] -> [T, M], or [R, M] for the tail alone; keys and values."""
         asking, turns = (x, tables) if tail is None else (x[tail.rows], (tables[0][tail.rows], tables[1][tail.rows]))
         q = ops.rope(self.q_proj(asking, ops).view(len(asking), self.heads, self.width), *turns)
         k = ops.rope(self.k_proj(x, ops).view(len(x), self.groups, self.width), *tables)
         v = self.v_proj(x, ops).view(len(x), self.groups, self.width)
-        lengths = batch.segments.lengths
-        now = tuple(kv.append(*new) for kv, *new in zip(past, k.split(lengths), v.split(lengths), strict=True))
+        now = past.append(k, v, batch.segments)
         segments = batch.segments if tail is None else tail.segments
-        mixed = ops.attention(q, [kv.keys for kv in now], [kv.values for kv in now], segments)
+        mixed = ops.attention(q, now.keys, now.values, segments)
         return self.o_proj(mixed.flatten(1), ops), now

@@ -30,13 +30,15 @@ class Batch:
     segments: Segments
     positions: Tensor
 
-    def tail(self, each: int) -> Tail:
-        """The last `each` rows of every sequence, 0 or 1; with 1 every sequence must bring a token."""
-        ends = self.segments.cu_seqlens[1:] if each else ()
-        assert not each or min(self.segments.lengths) > 0, "a sequence without tokens has no last token"
+    def tail(self, counts: Sequence[int]) -> Tail:
+        """The last `counts[n]` rows of each sequence n; it must bring as many tokens."""
+        stops = zip(self.segments.cu_seqlens[1:], self.segments.lengths, counts, strict=True)
+        rows: list[int] = []
+        for stop, length, count in stops:
+            assert 0 <= count <= length, "a sequence without tokens has no last token"
+            rows.extend(range(stop - count, stop))
         return Tail(
-            rows=torch.tensor(ends, dtype=torch.long, device=self.ids.device) - 1,
-            segments=Segments.of([each] * len(self.segments)),
+            rows=torch.tensor(rows, dtype=torch.long, device=self.ids.device), segments=Segments.of(list(counts))
         )
 
     @classmethod

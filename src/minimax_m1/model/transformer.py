@@ -6,6 +6,7 @@ Out: logits, the state after it, and who was routed where. Pure torch; `Ops` say
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -24,12 +25,12 @@ from minimax_m1.model.block import DecoderLayer
 from minimax_m1.model.init import init_weights
 from minimax_m1.model.layers import Embedding, Linear, RMSNorm, head
 from minimax_m1.model.moe import Routing
-from minimax_m1.model.state import KeyValues, State
+from minimax_m1.model.state import GrownKeyValues, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What a packed run gives: logits [N, V] or [T, V] in float32 (None if not asked for), state, routing [L, T, …]."""
+    """What a packed run gives: float32 logits of the rows asked for (None if none), state, routing [L, T, ...]."""
 
     logits: Tensor | None
     state: State
@@ -92,10 +93,7 @@ class MiniMaxM1ForCausalLM(nn.Module):
             lengths=(0,) * sequences,
             lightning=tuple(torch.zeros(shape, device=self.device, dtype=accurate) for _ in c.lightning_layers),
             softmax=tuple(
-                tuple(
-                    KeyValues.empty(c.num_key_value_heads, c.head_dim, self.device, self.dtype)
-                    for _ in range(sequences)
-                )
+                GrownKeyValues.empty(sequences, c.num_key_value_heads, c.head_dim, self.device, self.dtype)
                 for _ in c.softmax_layers
             ),
         )
@@ -106,13 +104,14 @@ class MiniMaxM1ForCausalLM(nn.Module):
         state: State,
         *,
         expert_threshold: Tensor | float = 1.0,
-        logits: Literal["last", "all", "none"] = "last",
+        logits: Literal["last", "all", "none"] | Sequence[int] = "last",
         route_all: bool = False,
     ) -> Run:
         """Runs packed tokens from a state.
 
         `expert_threshold` is one number or one per token [T] (kernels/moe/route.py). `logits`: "last" gives [N, V],
-        each sequence's last token (every sequence must then bring one); "all" gives [T, V]; "none" gives None.
+        each sequence's last token (every sequence must then bring one); "all" gives [T, V]; "none" gives None; numbers
+        [N] give the last so many tokens of each sequence, packed.
         Nothing reads the last layer's output but the logits, so that layer takes every token into its state and
         works out only the rows that are asked for; the others show no expert there. `route_all` runs them as well.
         """
@@ -120,7 +119,10 @@ class MiniMaxM1ForCausalLM(nn.Module):
         x = self.model.embed_tokens(batch.ids)
         accurate = torch.promote_types(self.dtype, torch.float32)
         tables = rope_tables(batch.positions, self.config.rotary_dim, self.config.rope_theta, accurate)
-        tail = None if logits == "all" or batch.segments.single_tokens else batch.tail(int(logits == "last"))
+        new = batch.segments.lengths
+        named: dict[Any, Sequence[int]] = {"last": [1] * len(new), "all": new, "none": [0] * len(new)}
+        counts = named[logits] if isinstance(logits, str) else logits
+        tail = None if list(counts) == new else batch.tail(counts)
         lightning, softmax = iter(state.lightning), iter(state.softmax)
         after: tuple[list[Any], list[Any]] = ([], [])  # lightning parts, softmax parts
         routing: list[Routing] = []
@@ -132,9 +134,10 @@ class MiniMaxM1ForCausalLM(nn.Module):
             routing.append(routed if short is None else routed.spread(short.rows, len(batch.ids)))
         if tail is not None and route_all:
             x = x[tail.rows]
-        ends = tuple(n + new for n, new in zip(state.lengths, batch.segments.lengths, strict=True))
+        silent = tail is not None and len(tail.rows) == 0
+        ends = tuple(old + more for old, more in zip(state.lengths, new, strict=True))
         return Run(
-            logits=None if logits == "none" else head(self.model.norm(x, self.ops), self.lm_head.weight, self.ops),
+            logits=None if silent else head(self.model.norm(x, self.ops), self.lm_head.weight, self.ops),
             state=State(lengths=ends, lightning=tuple(after[0]), softmax=tuple(after[1])),
             routing=Routing.stack(routing),
         )

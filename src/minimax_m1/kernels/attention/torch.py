@@ -23,7 +23,8 @@ def attention(q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], segme
     """Softmax attention; gradients equal the reference's."""
     assert len(keys) == len(values) == len(segments)
     queries = q.split(segments.lengths)
-    parts = [_one(*part) for part in zip(queries, keys, values, strict=True) if len(part[0])]
+    # Keys in pages are gathered when they are indexed: once a call, and not where nobody asks.
+    parts = [_one(query, keys[n], values[n]) for n, query in enumerate(queries) if len(query)]
     if len(parts) == 1:
         return parts[0]
     return torch.cat(parts) if parts else q

@@ -1,12 +1,14 @@
 """Lightning attention in blocks: matrix products inside a block, one state carried from block to block.
 
-In and out as in reference.py. Sequences are cut into blocks of 32 to 256 tokens (the size with the least work for
-the lengths at hand), products run in float32 or better, and the backward is written by hand: it keeps q, k, v and
-one state a block, so its memory grows with T and not with T squared. The slopes are constants, not trained.
+In and out as in reference.py. Sequences of one token take one step of the recurrence. The others are cut into blocks
+of 16 to 256 tokens (the size with the least work for the lengths at hand), products run in float32 or better, and the
+backward is written by hand: it keeps q, k, v and one state a block, so its memory grows with T and not with T squared.
+The slopes are constants, not trained.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,8 +17,11 @@ from torch import Tensor
 from minimax_m1.kernels.eager import eager
 from minimax_m1.kernels.segments import Blocks, Segments
 
-_SIZES = (32, 64, 128, 256)  # MiniMax-01 section 3.3: several block sizes, the least padding wins
-_SCAN_STEP = 20_000  # cost of one scan step in units of multiply-adds a head; measured on two CPU cores
+Op = Callable[[Tensor, Tensor, Tensor, Tensor, Segments, Tensor], tuple[Tensor, Tensor]]
+_SIZES = (16, 32, 64, 128, 256)  # MiniMax-01 section 3.3: several block sizes, the least padding wins
+# Costs in units of multiply-adds a head, measured on two CPU cores.
+_SCAN_STEP = 20_000
+_STATE_ENTRY = 32  # a block writes, carries and reads a state of width squared entries
 
 
 @eager
@@ -26,22 +31,36 @@ def lightning(
     """Block algorithm; gradients for q, k, v and states equal the reference's."""
     assert q.shape == k.shape == v.shape and len(states) == len(segments)
     assert states.dtype == torch.promote_types(q.dtype, torch.float32), "the state is float32 or better"
-    if segments.single_tokens:
-        return _step(q, k, v, slopes, states)
     if segments.total == 0:
         return torch.zeros_like(q), states
-    blocks = segments.blocks(block_size(segments, q.shape[-1]), q.device)
+    if segments.parts(q.device):
+        return separately(lightning, q, k, v, slopes, segments, states)
     with torch.autocast(q.device.type, enabled=False):  # the state is float32, whoever calls
+        if segments.single_tokens:
+            return _step(q, k, v, slopes, states)
+        blocks = segments.blocks(block_size(segments, q.shape[-1]), q.device)
         out, ends = _Blockwise.apply(q, k, v, slopes, states, blocks)
     return out, ends
 
 
+def separately(
+    op: Op, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, segments: Segments, states: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Runs sequences of one token apart from the others, which need blocks (MiniMax-01, section 3.3)."""
+    out, ends = torch.empty_like(q), torch.empty_like(states)
+    for part in segments.parts(q.device):
+        rows, past = part.rows, states[part.sequences]
+        out[rows], ends[part.sequences] = op(q[rows], k[rows], v[rows], slopes, part.segments, past)
+    return out, ends
+
+
 def block_size(segments: Segments, width: int) -> int:
-    """The block size that costs least for these lengths: padded rows times (block + width), and the scan."""
+    """The block size that costs least for these lengths: padded rows times (block + width), states, and the scan."""
 
     def cost(size: int) -> int:
         counts = [-(-length // size) for length in segments.lengths]
-        return sum(counts) * size * 2 * (size + 2 * width) * width + max(counts) * _SCAN_STEP
+        block = size * 2 * (size + 2 * width) * width + _STATE_ENTRY * width * width
+        return sum(counts) * block + max(counts) * _SCAN_STEP
 
     return min(_SIZES, key=cost)
 

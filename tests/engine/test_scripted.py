@@ -56,6 +56,12 @@ def test_it_tells_progress_and_fills_the_window() -> None:
     assert events[-1].finish is FinishReason.LENGTH
 
 
+def test_no_tokens_wanted_means_the_prompt_is_only_read() -> None:
+    engine = scripted()
+    engine.submit(Request(id="a", prompt=[1, 2], params=SamplingParams(max_tokens=0)))
+    assert [(event.token_id, event.finish) for event in drain(engine)] == [(None, FinishReason.LENGTH)]
+
+
 def test_cancel_and_a_missing_script_end_a_request() -> None:
     engine = scripted()
     engine.submit(ask([1, 2], "a"))

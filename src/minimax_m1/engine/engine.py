@@ -1,71 +1,54 @@
-"""The engine over a model: many requests share its time, in slices.
+"""The engine over a model: many requests share its time, what they read is kept, and none can harm another.
 
-In: requests. Out: token events. A request reads its prompt in chunks, the readers taking turns; then
-it joins the cohort of those that make tokens, which run as one packed batch, one token each a step.
-So a step costs one chunk and one token for everyone, and neither a long prompt nor a long answer
-stands in the way of a short one. A request that fails ends alone.
+In: requests. Out: token events. Each step, the scheduler says who runs with how many tokens (scheduler.py), the model
+runs them as one packed batch (runner.py), and the sampler chooses the next token of each (sampler.py); what was read
+stays in the prefix cache for whoever asks next (prefix.py). A request that fails ends alone.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from minimax_m1.engine.request import FinishReason, Request, TokenEvent
+from minimax_m1.engine.cache import Cache
+from minimax_m1.engine.config import EngineConfig
+from minimax_m1.engine.pages import PageAllocator
+from minimax_m1.engine.prefix import Ids, PrefixCache
+from minimax_m1.engine.request import FinishReason, Request, TokenEvent, TokenLogprob
 from minimax_m1.engine.routing import RoutingTrace
-from minimax_m1.engine.sampler import generator_of, sample
-from minimax_m1.engine.sequence import Sequence
+from minimax_m1.engine.runner import Job, Runner
+from minimax_m1.engine.sampler import Sampler, choose, prompt_logprobs
+from minimax_m1.engine.scheduler import Scheduler, Track
+from minimax_m1.engine.sequence import Sequence as Accepted
 from minimax_m1.errors import MiniMaxError, RequestError, ServerBusy
-from minimax_m1.model.batch import Batch
-from minimax_m1.model.state import State
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 
-
-class _Reader:
-    """A sequence that still reads its prompt, with its state and its own random numbers."""
-
-    __slots__ = ("generator", "sequence", "state")
-
-    def __init__(self, sequence: Sequence, state: State) -> None:
-        self.sequence = sequence
-        self.state = state
-        self.generator = generator_of(sequence.request.params)
+_MOST_LOGITS = 2**24  # of one slice whose prompt wants log-probabilities: 64 MB
 
 
-class _Cohort:
-    """Sequences that make tokens together, on one state with a row each."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holdings:
+    """What an engine holds at one moment: requests, pages of keys and values, checkpoints of prefixes."""
 
-    __slots__ = ("generators", "sequences", "state")
-
-    def __init__(self, sequences: list[Sequence], generators: list[torch.Generator], state: State) -> None:
-        assert len(sequences) == len(generators) == len(state)
-        self.sequences = sequences
-        self.generators = generators
-        self.state = state
-
-    def rows(self) -> list[_Cohort]:
-        """The same rows as cohorts of one."""
-        return [
-            _Cohort([sequence], [generator], self.state.row(row))
-            for row, (sequence, generator) in enumerate(zip(self.sequences, self.generators, strict=True))
-        ]
-
-    def become(self, parts: list[_Cohort]) -> None:
-        """Holds the rows of `parts` and nothing else, in their order; at least one part, perhaps without rows."""
-        self.state = State.concat([part.state for part in parts])
-        self.sequences = [sequence for part in parts for sequence in part.sequences]
-        self.generators = [generator for part in parts for generator in part.generators]
+    running: int
+    waiting: int
+    pages: int
+    pages_free: int
+    checkpoints: int
+    checkpoint_bytes: int
 
 
 class ModelEngine:
     """Runs requests on one model; implements `Engine`.
 
-    At most `max_running` requests hold a state, and at most `max_queue` more wait for one, first come,
-    first served. `prefill_chunk` is the most prompt tokens a step reads, over all requests. A row of a
-    cohort equals the same row alone but for the last bits of float arithmetic.
+    At most `max_num_seqs` requests hold a state, and at most `max_queue` more wait for one, by priority and then first
+    come, first served. A request gives what it gives alone but for the last bits of float arithmetic. `max_model_len`
+    None is the model's limit, or what there is room for.
 
     Raises:
         RequestError, ContextLengthExceeded, ServerBusy: at `submit`, for one request.
@@ -76,29 +59,20 @@ class ModelEngine:
         model: MiniMaxM1ForCausalLM,
         *,
         eos_ids: Collection[int],
-        max_model_len: int,
-        prefill_chunk: int = 2048,
-        max_running: int = 32,
-        max_queue: int = 1024,
+        max_model_len: int | None = None,
+        config: EngineConfig | None = None,
     ) -> None:
-        if not 1 < max_model_len <= model.config.max_position_embeddings:
-            raise RequestError(
-                f"max_model_len must be between 2 and the model's {model.config.max_position_embeddings}, "
-                f"got {max_model_len}",
-                param="max_model_len",
-            )
-        assert prefill_chunk > 0 and max_running > 0 and max_queue >= 0
+        self._config = config = config or EngineConfig()
         self._model = model
         self._eos_ids = frozenset(eos_ids)
-        self._max_model_len = max_model_len
-        self._prefill_chunk = prefill_chunk
-        self._max_running = max_running
-        self._max_queue = max_queue
-        self._open: dict[str, Sequence] = {}  # every request that has not ended
-        self._waiting: deque[Sequence] = deque()
-        self._readers: deque[_Reader] = deque()
-        self._empty = _Cohort([], [], model.empty_state(0))
-        self._cohort = _Cohort([], [], model.empty_state(0))
+        self._cache, pages, self._max_model_len = Cache.fitting(model, config, max_model_len)
+        self._pages = PageAllocator(pages, config.page_size)
+        self._caches = config.enable_prefix_caching and config.checkpoint_bytes > 0
+        self._prefixes = PrefixCache(self._pages, config.checkpoint_bytes)
+        self._runner = Runner(model, self._cache)
+        self._scheduler = Scheduler(config, self._pages, self._prefixes, self._runner)
+        self._open: dict[str, Job] = {}  # every request that has not ended
+        self._arrivals = 0
         self._untold: list[TokenEvent] = []  # ends of cancelled requests
 
     @property
@@ -109,12 +83,28 @@ class ModelEngine:
     @property
     def capacity(self) -> int:
         """How many more requests `submit` would take now."""
-        return self._max_running + self._max_queue - len(self._open)
+        return self._config.max_num_seqs + self._config.max_queue - len(self._open)
 
     @property
     def busy(self) -> bool:
         """True while any request waits or runs, or an event waits to be told."""
         return bool(self._open or self._untold)
+
+    @property
+    def holdings(self) -> Holdings:
+        """What it holds now."""
+        return Holdings(
+            running=self._scheduler.running,
+            waiting=self._scheduler.waiting,
+            pages=len(self._pages),
+            pages_free=self._pages.free,
+            checkpoints=len(self._prefixes),
+            checkpoint_bytes=self._prefixes.nbytes,
+        )
+
+    def forget(self) -> None:
+        """Gives up every cached prefix."""
+        self._prefixes.clear()
 
     def submit(self, request: Request) -> None:
         """Queues a request; raises RequestError where it can never be served, ServerBusy where it cannot wait."""
@@ -130,131 +120,194 @@ class ModelEngine:
                 experts=config.num_local_experts,
                 keep_experts=request.routed_experts,
             )
-        sequence = Sequence(
+        sequence = Accepted(
             request,
             vocab_size=config.vocab_size,
             max_model_len=self._max_model_len,
             eos_ids=self._eos_ids,
             trace=trace,
         )
-        self._open[request.id] = sequence
-        self._waiting.append(sequence)
+        job = Job(
+            sequence=sequence,
+            track=self._track(request, sequence),
+            sampler=Sampler(request.params, sequence.prompt, config.vocab_size),
+        )
+        job.track.owner = job
+        if request.params.prompt_logprobs is not None:
+            job.prompt_logprobs = [()]  # nothing predicts the first token
+        self._open[request.id] = job
+        self._scheduler.add(job.track)
+
+    def _track(self, request: Request, sequence: Accepted) -> Track:
+        """How a request may use what was read before, and where its prompt pauses."""
+        params, ids, known = request.params, sequence.prompt, 0
+        if request.past is not None:
+            known = len(request.past.ids)
+            if not np.array_equal(request.past.ids, ids[:known]):
+                raise RequestError(f"the prompt does not begin with the {known} tokens of its past", param="prompt")
+            if known == len(ids) and params.max_tokens > 0:
+                raise RequestError(f"the prompt adds nothing to the {known} tokens of its past", param="prompt")
+        # Someone who is to be told about every token of the prompt reads it all; and what goes to disk was read once.
+        sees_all = params.prompt_logprobs is not None or request.routed_experts
+        if sees_all and known > 0:
+            raise RequestError(
+                f"prompt_logprobs and routed_experts take a prompt that is read whole; {known} tokens of this one are "
+                "its past",
+                param="prompt",
+            )
+        # A past was read with all experts, so with another threshold it begins a prompt like no other.
+        pure = self._caches and (known == 0 or params.expert_threshold == 1)
+        stops: list[int] = []
+        if request.save is not None:
+            every = request.save_every
+            stops = list(range((known // every + 1) * every, len(ids), every))
+        self._arrivals += 1
+        return Track(
+            ids=ids,
+            priority=request.priority,
+            arrival=self._arrivals,
+            space=params.expert_threshold,
+            reuse=(known, known if request.save is not None else len(ids)) if pure and not sees_all else None,
+            keep=pure,
+            stops=stops,
+            most=max(1, _MOST_LOGITS // self._model.config.vocab_size) if params.prompt_logprobs is not None else None,
+        )
 
     @torch.inference_mode()
     def cancel(self, request_id: str) -> None:
         """Ends a request at once and frees what it held; the next step tells ABORT. An unknown id is ignored."""
-        sequence = self._open.pop(request_id, None)
-        if sequence is None:
-            return
-        self._waiting = deque(each for each in self._waiting if each is not sequence)
-        self._readers = deque(reader for reader in self._readers if reader.sequence is not sequence)
-        self._keep([row for row in self._cohort.rows() if row.sequences != [sequence]])
-        self._untold.append(sequence.end(FinishReason.ABORT))
+        job = self._open.get(request_id)
+        if job is not None:
+            self._untold.append(self._close(job, job.sequence.end(FinishReason.ABORT)))
 
     @torch.inference_mode()
     def step(self) -> list[TokenEvent]:
-        """One token for every request that makes tokens, then one chunk for those that read."""
-        events = self._decode()
-        while self._waiting and len(self._open) - len(self._waiting) < self._max_running:
-            self._readers.append(_Reader(self._waiting.popleft(), self._model.empty_state(1)))
-        events += self._prefill()
-        for event in events:
-            if event.finish is not None:
-                del self._open[event.request_id]
-        untold, self._untold = self._untold, []
-        return untold + events
-
-    def _prefill(self) -> Iterator[TokenEvent]:
-        """One chunk of one long prompt, or several short prompts that fit in one chunk together."""
-        budget = self._prefill_chunk
-        # A slice is run whole or not now: where a prompt is cut must not depend on who else is here.
-        while self._readers and min(self._readers[0].sequence.prompt_left, self._prefill_chunk) <= budget:
-            reader = self._readers.popleft()
-            budget -= min(reader.sequence.prompt_left, self._prefill_chunk)
+        """One token for every request whose reply is under way, and a stretch of the prompts that are still read."""
+        events, self._untold = self._untold, []
+        slices = self._scheduler.plan()
+        ready, failed = self._runner.begun()
+        events += [self._fail(job, error) for job, error in failed]
+        reading = [each.track.reading for each in slices]
+        for each, was_reading, result in zip(slices, reading, self._runner.run(slices), strict=True):
+            job: Job = each.track.owner
             try:
-                yield self._read(reader)
-            except Exception as error:  # the boundary: a request that fails ends, the others go on
-                yield reader.sequence.end(FinishReason.ABORT, _sentence(error))
+                if result.error is not None:
+                    raise result.error
+                if was_reading and not self._have_read(job, each.count, result.logits):
+                    events.append(job.sequence.progress())
+                    continue
+            except Exception as error:  # the boundary: one request's own
+                events.append(self._fail(job, error))
+                continue
+            assert result.logits is not None
+            ready.append((job, result.logits[-1]))
+        return events + self._choose(ready)
 
-    def _read(self, reader: _Reader) -> TokenEvent:
-        sequence = reader.sequence
-        ids = sequence.take(self._prefill_chunk)
-        out = self._model.run(
-            Batch.of([ids], reader.state, self._model.device),
-            reader.state,
-            expert_threshold=float(sequence.request.params.expert_threshold),
-            logits="none" if sequence.prompt_left else "last",
-            route_all=sequence.routes_all,
+    def _have_read(self, job: Job, count: int, logits: Tensor | None) -> bool:
+        """Takes note of a stretch of prompt that was run, keeping and saving it; True where the prompt is through."""
+        track, sequence = job.track, job.sequence
+        sequence.read = track.length
+        if job.prompt_logprobs is not None:
+            assert logits is not None and len(logits) == count
+            ids = track.ids[track.length - count + 1 : track.length + 1].tolist()
+            most = sequence.request.params.prompt_logprobs
+            job.prompt_logprobs += prompt_logprobs(logits[: len(ids)], ids, most or 0)
+        paused = bool(track.stops) and track.stops[0] == track.length
+        if track.keep and (paused or not track.reading):
+            self._keep(job, track.ids[: track.length], None if track.reading or logits is None else logits[-1])
+        save = sequence.request.save
+        if save is not None and (not track.reading or track.length % sequence.request.save_every == 0):
+            save(self._cache.save(track, job.saved))
+            job.saved = track.length
+        return not track.reading
+
+    def _choose(self, ready: Sequence[tuple[Job, Tensor | None]]) -> list[TokenEvent]:
+        """The next token of each, and after it what its guide forces; logits [V] each."""
+        events: list[TokenEvent] = []
+        asked: list[tuple[Job, Tensor, NDArray[np.bool_] | None]] = []
+        for job, logits in ready:
+            if job.sequence.limit == 0:
+                events.append(self._close(job, job.sequence.end(FinishReason.LENGTH, prompt_logprobs=_told(job))))
+                continue
+            assert logits is not None
+            try:
+                guide = job.sequence.request.guide
+                mask = None if guide is None else guide.mask()
+                assert mask is None or mask.shape == logits.shape, (mask.shape, logits.shape)
+                asked.append((job, logits, mask))
+            except Exception as error:  # a guide that is lost is one request's own
+                events.append(self._fail(job, error))
+        if not asked:
+            return events
+        choices = choose(
+            torch.stack([logits.to(self._model.device) for _, logits, _ in asked]),
+            [job.sampler for job, _, _ in asked],
+            [job.sequence.banned for job, _, _ in asked],
+            [mask for _, _, mask in asked],
         )
-        reader.state = out.state
-        if sequence.trace is not None:
-            sequence.trace.add(out.routing.experts.cpu().numpy(), out.routing.weights.cpu().numpy())
-        if out.logits is None:
-            self._readers.append(reader)  # to the back: the readers take turns
-            return sequence.progress()
-        event = _choose(sequence, out.logits[0], reader.generator)
-        if event.finish is None:
-            self._keep([self._cohort, _Cohort([sequence], [reader.generator], reader.state)])
+        for (job, _, _), choice in zip(asked, choices, strict=True):
+            job.pending.clear()
+            try:
+                if isinstance(choice, Exception):
+                    raise choice
+                prompt = _told(job)
+                events.append(self._accept(job, choice.token, choice.logprob, choice.top, prompt))
+                for token in self._forced(job, events[-1]):
+                    events.append(self._accept(job, token, None))
+                    if events[-1].finish is not None:
+                        break
+            except Exception as error:  # its logits, its stop rule or its guide
+                events.append(self._fail(job, error))
+                continue
+            if events[-1].finish is not None:
+                self._close(job, events[-1])
+        return events
+
+    def _accept(
+        self,
+        job: Job,
+        token: int,
+        logprob: float | None,
+        top: tuple[TokenLogprob, ...] = (),
+        prompt: list[tuple[TokenLogprob, ...]] | None = None,
+    ) -> TokenEvent:
+        job.sampler.accept(token)
+        job.pending.append(token)
+        job.track.pending = len(job.pending)
+        return job.sequence.accept(token, logprob, top=top, prompt_logprobs=prompt)
+
+    def _forced(self, job: Job, event: TokenEvent) -> Sequence[int]:
+        """What the guide says must follow, where the caller does not want to know what the model thought of it."""
+        request = job.sequence.request
+        if event.finish is not None or request.guide is None or request.params.logprobs is not None:
+            return ()
+        return tuple(request.guide.forced())
+
+    def _fail(self, job: Job, error: Exception) -> TokenEvent:
+        """Ends a request that broke; what its caller is told is our own sentence, or what broke."""
+        said = f"the engine failed on this request: {type(error).__name__}: {error}"
+        sentence = str(error) if isinstance(error, MiniMaxError) else said
+        return self._close(job, job.sequence.end(FinishReason.ABORT, sentence))
+
+    def _close(self, job: Job, event: TokenEvent) -> TokenEvent:
+        """Forgets a request that ended, and keeps what it read and said for whoever goes on from there."""
+        track, prompt = job.track, job.sequence.prompt
+        if event.finish is not FinishReason.ABORT and track.keep and track.slot >= 0 and track.length > len(prompt):
+            made = np.array(job.sequence.made[: track.length - len(prompt)], prompt.dtype)
+            self._keep(job, np.concatenate((prompt, made)), None)
+        self._scheduler.remove(track)
+        track.owner = None  # two that hold each other would stay until the next garbage collection
+        del self._open[job.sequence.request.id]
         return event
 
-    def _decode(self) -> list[TokenEvent]:
-        """One token for each row. A batch fails as one, whoever is at fault, so then its rows run alone."""
-        cohort = self._cohort
-        if not cohort.sequences:
-            return []
-        try:
-            events = self._advance(cohort)
-        except Exception:
-            rows, events = cohort.rows(), []
-            for row in rows:
-                try:
-                    events += self._advance(row)
-                except Exception as error:  # the same boundary as for readers
-                    events.append(row.sequences[0].end(FinishReason.ABORT, _sentence(error)))
-            cohort.become(rows)
-        if any(event.finish is not None for event in events):
-            self._keep([row for row, event in zip(cohort.rows(), events, strict=True) if event.finish is None])
-        return events
-
-    def _advance(self, cohort: _Cohort) -> list[TokenEvent]:
-        """Runs the newest token of each row and chooses the next; the cohort's state moves on."""
-        thresholds = [float(sequence.request.params.expert_threshold) for sequence in cohort.sequences]
-        mixed = len(set(thresholds)) > 1  # one number where it can be: the model runs 1.0 faster
-        out = self._model.run(
-            Batch.of([[sequence.last] for sequence in cohort.sequences], cohort.state, self._model.device),
-            cohort.state,
-            expert_threshold=torch.tensor(thresholds, device=self._model.device) if mixed else thresholds[0],  # [N]
-            logits="last",
-        )
-        assert out.logits is not None
-        logits = out.logits.cpu()  # [N, V]; what may fail for all rows together is above this line
-        cohort.state = out.state
-        if any(sequence.trace is not None for sequence in cohort.sequences):
-            experts, weights = out.routing.experts.cpu().numpy(), out.routing.weights.cpu().numpy()  # [L, N, k]
-            for row, sequence in enumerate(cohort.sequences):
-                if sequence.trace is not None:
-                    sequence.trace.add(experts[:, row : row + 1], weights[:, row : row + 1])
-        events = []
-        for row, (sequence, generator) in enumerate(zip(cohort.sequences, cohort.generators, strict=True)):
-            try:
-                events.append(_choose(sequence, logits[row], generator))
-            except Exception as error:  # its logits or its stop rule: one request's own
-                events.append(sequence.end(FinishReason.ABORT, _sentence(error)))
-        return events
-
-    def _keep(self, parts: list[_Cohort]) -> None:
-        """These rows, and nobody else, make tokens from now on."""
-        self._cohort.become(parts or [self._empty])
+    def _keep(self, job: Job, ids: Ids, logits: Tensor | None) -> None:
+        """A checkpoint after `ids`, all that a track's state has seen."""
+        checkpoint = self._runner.checkpoint(job.track, logits)
+        if checkpoint is not None:
+            self._scheduler.keep(job.track, ids, checkpoint)
 
 
-def _choose(sequence: Sequence, logits: Tensor, generator: torch.Generator) -> TokenEvent:
-    return sequence.accept(*sample(logits, sequence.request.params, generator, sequence.banned))
-
-
-def _sentence(error: Exception) -> str:
-    """What the caller is told: our own sentence, or what broke."""
-    return (
-        str(error)
-        if isinstance(error, MiniMaxError)
-        else f"the engine failed on this request: {type(error).__name__}: {error}"
-    )
+def _told(job: Job) -> list[tuple[TokenLogprob, ...]] | None:
+    """The prompt's log-probabilities, which go out with one event."""
+    told, job.prompt_logprobs = job.prompt_logprobs, None
+    return told

@@ -2,7 +2,8 @@
 
 In: for each run of the model its experts and gate weights, [layers, tokens, top_k], -1 where the
 expert threshold dropped one or the layer skipped the token. Out: `report()`, plain numbers a layer, and
-where asked the full `routed_experts` array in the wire form of vLLM and SGLang. Numpy only; a few sums a token.
+where asked the full `routed_experts` array in the wire form of vLLM and SGLang. Numpy only. A step of one token costs
+a list's append: what comes is laid aside and summed some hundred tokens at a time.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_TOGETHER = 512  # tokens laid aside before they are summed
 
 
 class RoutingTrace:
@@ -29,12 +32,28 @@ class RoutingTrace:
         self._weights = np.zeros((layers, experts), np.float64)
         self._entropy = np.zeros(layers, np.float64)
         self._kept: list[NDArray[np.int16]] | None = [] if keep_experts else None
+        self._aside: list[tuple[NDArray[np.integer[Any]], NDArray[np.floating[Any]]]] = []
+        self._aside_tokens = 0
 
     def add(self, experts: NDArray[np.integer[Any]], weights: NDArray[np.floating[Any]]) -> None:
-        """Counts some tokens, in order: experts and weights [layers, tokens, top_k]; weights are those applied."""
-        layers, width = self._counts.shape
-        assert experts.shape == weights.shape and experts.shape[0] == layers, (experts.shape, weights.shape)
+        """Counts some tokens, in order: experts and weights [layers, tokens, top_k]; weights are those applied.
+
+        The arrays are kept for a while: nobody may write to them afterwards.
+        """
+        assert experts.shape == weights.shape and len(experts) == len(self._counts), (experts.shape, weights.shape)
         self.tokens += experts.shape[1]
+        self._aside.append((experts, weights))
+        self._aside_tokens += experts.shape[1]
+        if self._aside_tokens >= _TOGETHER:
+            self._sum()
+
+    def _sum(self) -> None:
+        """Adds up what was laid aside."""
+        if not self._aside:
+            return
+        experts, weights = (np.concatenate(arrays, axis=1) for arrays in zip(*self._aside, strict=True))
+        self._aside, self._aside_tokens = [], 0
+        layers, width = self._counts.shape
         kept = experts >= 0
         self._tokens += kept.any(-1).sum(1)
         # One count over layer * width + expert is one pass; a count a layer would be one call a layer.
@@ -55,6 +74,7 @@ class RoutingTrace:
         `tokens`, those it ran; `tokens_per_expert` [E]; `mean_gate_weight` [E], over the tokens sent there
         (0 where none); `entropy`, the mean over tokens of the entropy of the kept gate weights, in nats.
         """
+        self._sum()
         tokens = np.maximum(self._tokens, 1)
         mean = self._weights / np.maximum(self._counts, 1)
         return {
@@ -76,6 +96,7 @@ class RoutingTrace:
     def routed_experts(self) -> str:
         """Base64 of an .npy file: int16 [tokens, layers, top_k], -1 where dropped; needs `keep_experts`."""
         assert self._kept is not None, "this trace was not asked to keep the experts"
+        self._sum()
         layers = len(self._counts)
         array = np.concatenate([np.empty((layers, 0, 1), np.int16)] if not self._kept else self._kept, axis=1)
         file = io.BytesIO()

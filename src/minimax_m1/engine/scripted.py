@@ -78,7 +78,8 @@ class ScriptedEngine:
             trace=trace,
         )
         try:
-            reply = self._replies(request.prompt) if callable(self._replies) else self._replies[tuple(request.prompt)]
+            prompt: list[int] = sequence.prompt.tolist()
+            reply = self._replies(prompt) if callable(self._replies) else self._replies[tuple(prompt)]
         except Exception as error:  # a script may fail on purpose: that is a request's end, never the engine's
             self._untold.append(sequence.end(FinishReason.ABORT, f"the script failed: {error}"))
             return
@@ -104,6 +105,8 @@ class ScriptedEngine:
             sequence.trace.add(np.zeros((1, run, 1), np.int64), np.ones((1, run, 1), np.float32))
         if sequence.prompt_left:
             return sequence.progress()
+        if sequence.limit == 0:
+            return sequence.end(FinishReason.LENGTH)
         if not script:
             return sequence.end(FinishReason.STOP)
         try:

@@ -7,29 +7,32 @@ so that a scripted reply ends by the same rules as a real one. No torch.
 from __future__ import annotations
 
 from collections.abc import Collection
+from collections.abc import Sequence as Ids
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minimax_m1.engine.request import FinishReason, Request, TokenEvent
+from minimax_m1.engine.repetition import Repetition
+from minimax_m1.engine.request import FinishReason, Request, TokenEvent, TokenLogprob
 from minimax_m1.engine.routing import RoutingTrace
 from minimax_m1.errors import ContextLengthExceeded, RequestError
 
-# A longer prompt with a routing report leaves out of the last layer what no logit needs: the work of that layer grows
-# with the square of the prompt. The report tells each layer's tokens.
-_ROUTED_IN_FULL = 16_384
+# A longer prompt with a routing report leaves out of the last layer what no logit needs, as it does without a report:
+# telemetry must cost next to nothing. The report tells each layer's tokens.
+_ROUTED_IN_FULL = 256
 
 
 class Sequence:
     """A request that has been accepted.
 
     Raises:
-        RequestError: the prompt is empty, or no list of integers, or holds an id outside [0, vocab_size).
+        RequestError: the prompt is empty, or no list of integers, or holds an id outside [0, vocab_size); a stop id
+            or a biased id is outside too.
         ContextLengthExceeded: the prompt leaves no room for one new token.
     """
 
-    __slots__ = ("last", "limit", "made", "prompt", "read", "request", "stop_ids", "trace")
+    __slots__ = ("cached", "limit", "made", "prompt", "read", "repetition", "request", "stop_ids", "trace")
 
     def __init__(
         self,
@@ -40,23 +43,25 @@ class Sequence:
         eos_ids: Collection[int],
         trace: RoutingTrace | None,
     ) -> None:
+        params = request.params
         self.prompt = _ids(request.prompt, vocab_size)  # int64 [tokens]
-        if len(self.prompt) >= max_model_len:
+        if len(self.prompt) + min(params.max_tokens, 1) > max_model_len:
             raise ContextLengthExceeded(
                 f"the prompt has {len(self.prompt)} tokens and the context window is {max_model_len} tokens, "
                 "at least one of them for the reply",
                 param="prompt",
             )
-        stop_ids = frozenset(request.params.stop_token_ids)
+        stop_ids = frozenset(params.stop_token_ids)
         if bad := [token for token in stop_ids if not 0 <= token < vocab_size]:
             raise RequestError(f"stop_token_ids holds {bad[0]}, outside 0 to {vocab_size - 1}", param="stop_token_ids")
         self.request = request
         self.trace = trace
-        self.stop_ids = stop_ids if request.params.ignore_eos else stop_ids | frozenset(eos_ids)
-        self.limit = min(request.params.max_tokens, max_model_len - len(self.prompt))
+        self.stop_ids = stop_ids if params.ignore_eos else stop_ids | frozenset(eos_ids)
+        self.limit = min(params.max_tokens, max_model_len - len(self.prompt))
+        self.repetition = None if params.repetition_stop is None else Repetition(params.repetition_stop)
         self.read = 0  # prompt tokens
-        self.made = 0  # output tokens
-        self.last = -1  # the newest output token, which the model has not read yet
+        self.cached = 0  # those of them that were not read again
+        self.made: list[int] = []  # the reply
 
     @property
     def prompt_left(self) -> int:
@@ -73,7 +78,7 @@ class Sequence:
     @property
     def banned(self) -> frozenset[int]:
         """Ids that may not come next: those that would end the text before `min_tokens`."""
-        return self.stop_ids if self.made < self.request.params.min_tokens else frozenset()
+        return self.stop_ids if len(self.made) < self.request.params.min_tokens else frozenset()
 
     def take(self, most: int) -> list[int]:
         """The next prompt ids, at most `most`, counted as read."""
@@ -83,43 +88,46 @@ class Sequence:
 
     def progress(self) -> TokenEvent:
         """Tells how much of the prompt has been read."""
-        return TokenEvent(
-            request_id=self.request.id,
-            token_id=None,
-            prompt_tokens=len(self.prompt),
-            prefilled_tokens=self.read,
-        )
+        return self._event(None)
 
-    def accept(self, token: int, logprob: float, *, final: bool = False) -> TokenEvent:
+    def accept(
+        self,
+        token: int,
+        logprob: float | None,
+        *,
+        top: tuple[TokenLogprob, ...] = (),
+        prompt_logprobs: Ids[tuple[TokenLogprob, ...]] | None = None,
+        final: bool = False,
+    ) -> TokenEvent:
         """Takes one new token and says whether it is the last; `final` says that nothing follows it."""
-        self.made += 1
-        self.last = token
+        self.made.append(token)
         stopped = self.request.stop_rule is not None and self.request.stop_rule(token)
+        done = self.request.guide is not None and self.request.guide.accept(token)
+        loops = self.repetition is not None and self.repetition.push(token, logprob)
         finish = None
-        if final or stopped or (token in self.stop_ids and self.made > self.request.params.min_tokens):
+        held_back = len(self.made) <= self.request.params.min_tokens
+        if final or stopped or done or (token in self.stop_ids and not held_back):
             finish = FinishReason.STOP
-        elif self.made >= self.limit:
+        elif len(self.made) >= self.limit:
             finish = FinishReason.LENGTH
+        elif loops:
+            finish = FinishReason.REPETITION
+        return self._event(finish, token, logprob=logprob, top_logprobs=top, prompt_logprobs=prompt_logprobs)
+
+    def end(self, finish: FinishReason, error: str | None = None, **more: Any) -> TokenEvent:
+        """Ends without a token: cancelled, failed, out of script, or only read; `more` are fields of the event."""
+        return self._event(finish, error=error, **more)
+
+    def _event(self, finish: FinishReason | None, token: int | None = None, **more: Any) -> TokenEvent:
         return TokenEvent(
             request_id=self.request.id,
             token_id=token,
-            logprob=logprob,
             finish=finish,
             prompt_tokens=len(self.prompt),
+            cached_tokens=self.cached,
             prefilled_tokens=self.read,
             routing=None if finish is None else self.trace,
-        )
-
-    def end(self, finish: FinishReason, error: str | None = None) -> TokenEvent:
-        """Ends without a token: cancelled, failed, or out of script."""
-        return TokenEvent(
-            request_id=self.request.id,
-            token_id=None,
-            finish=finish,
-            prompt_tokens=len(self.prompt),
-            prefilled_tokens=self.read,
-            routing=self.trace,
-            error=error,
+            **more,
         )
 
 

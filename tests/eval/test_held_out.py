@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from minimax_m1.errors import RequestError
 from minimax_m1.eval.held_out import Case, evaluate, grade, suites
 from minimax_m1.llm import LLM
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
@@ -41,6 +43,16 @@ def test_an_untrained_model_scores_and_fails() -> None:
     assert right == 0 and tokens > 5 and len(outputs) == 2
     first = next(iter(evaluate(llm, cases=1, seed=0)))
     assert first.name == "addition, up to 1 digits" and first.accuracy == 0.0
+
+
+def test_a_model_that_fails_has_no_score() -> None:
+    tokenizer: MiniMaxM1Tokenizer = build_tokenizer(recipe("tiny"))
+    model = MiniMaxM1ForCausalLM(tiny().replace(vocab_size=tokenizer.vocab_size))
+    with torch.no_grad():
+        model.lm_head.weight.fill_(torch.nan)
+    cases = dict(suites(1, 0, words))["talk"]
+    with pytest.raises(RequestError, match="not finite"):
+        grade(LLM.of(model, tokenizer), cases, tokenizer)
 
 
 def test_a_sum_is_asked_up_to_its_equals_sign() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from minimax_m1.engine.request import SamplingParams
+from minimax_m1.errors import RequestError
 from minimax_m1.llm import LLM, CompletionOutput, RequestOutput
 from minimax_m1.tasks.example import Example, Reply, draw, prompt_of
 from minimax_m1.tasks.families import FAMILIES
@@ -101,12 +102,19 @@ def _recall(tokens: int, cases: int, rng: random.Random, count: Callable[[str], 
 
 
 def grade(llm: LLM, cases: Sequence[Case], tokenizer: MiniMaxM1Tokenizer) -> tuple[int, float, list[RequestOutput]]:
-    """Right answers, mean prompt tokens, and the outputs in order."""
+    """Right answers, mean prompt tokens, and the outputs in order.
+
+    Raises:
+        RequestError: the engine gave an answer up, so there is no score.
+    """
     params = SamplingParams(temperature=0, max_tokens=_MAX_TOKENS)
     outputs: list[RequestOutput] = []
     for first in range(0, len(cases), _BATCH):
         prompts = [case.prompt(tokenizer) for case in cases[first : first + _BATCH]]
-        outputs += llm.generate(prompts, params)
+        outputs += llm.generate(prompts, params, use_tqdm=False)
+    for output in outputs:
+        if output.outputs[0].error is not None:
+            raise RequestError(output.outputs[0].error)
     right = sum(case.right(output.outputs[0]) for case, output in zip(cases, outputs, strict=True))
     return right, sum(len(o.prompt_token_ids) for o in outputs) / len(outputs), outputs
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minimax_m1.cli import main
+from minimax_m1.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -16,28 +16,11 @@ import httpx2
 import pytest
 from typer.testing import CliRunner
 
-from minimax_m1.cli import app
+from minimax_m1.cli.main import app
 from minimax_m1.presets import tiny
 
 runner = CliRunner()
 PROGRAM = [sys.executable, "-m", "minimax_m1"]
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a tiny random model that answers eight tokens of nonsense, greedily."""
-    import torch
-
-    from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
-    from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
-
-    folder = tmp_path_factory.mktemp("small")
-    tokenizer = MiniMaxM1Tokenizer.train(["hello there, how are you"] * 3, vocab_size=300)
-    torch.manual_seed(0)
-    MiniMaxM1ForCausalLM(tiny().replace(vocab_size=tokenizer.vocab_size)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    (folder / "generation_config.json").write_text(json.dumps({"do_sample": False, "max_new_tokens": 8}))
-    return folder
 
 
 def run(*arguments: str | Path, stdin: str | None = None) -> Any:
@@ -45,7 +28,7 @@ def run(*arguments: str | Path, stdin: str | None = None) -> Any:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["generate"], ["chat"], ["serve"], ["inspect"], ["train", "pretrain"], ["eval"]]
+    "command", [[], ["generate"], ["chat"], ["serve"], ["inspect"], ["train", "pretrain"], ["eval"], ["context"]]
 )
 def test_every_command_has_its_help(command: list[str]) -> None:
     result = run(*command, "--help")
@@ -53,7 +36,7 @@ def test_every_command_has_its_help(command: list[str]) -> None:
 
 
 def test_help_loads_no_torch() -> None:
-    code = "import sys; from minimax_m1 import cli; assert not {'torch', 'fastapi', 'uvicorn'} & set(sys.modules)"
+    code = "import sys; from minimax_m1.cli import main; assert not {'torch', 'fastapi', 'uvicorn'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
@@ -70,7 +53,7 @@ def test_an_unknown_model_is_one_sentence(command: list[str], monkeypatch: pytes
     [
         (["generate", ""], "the prompt is empty"),
         (["generate", "-"], "the prompt is empty"),
-        (["generate", "hi", "--max-new-tokens", "0"], "max_tokens must be at least 1, got 0"),
+        (["generate", "hi", "--max-new-tokens", "0"], "greater than or equal to 1"),
         (["generate", "hi", "--temperature", "nan"], "temperature must be between 0 and 100, got nan"),
         (["generate", "hi", "--expert-threshold", "1.5"], "expert_threshold must be above 0 and at most 1, got 1.5"),
     ],

@@ -14,10 +14,11 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from minimax_m1.engine.request import Request, SamplingParams, TokenEvent
+from minimax_m1.engine.request import Engine, RepetitionStop, Request, SamplingParams, TokenEvent
 from minimax_m1.engine.scripted import ScriptedEngine
 from minimax_m1.serve.app import create_app
 from minimax_m1.serve.bridge import Loaded
+from minimax_m1.text.guide import GuideMaker
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
 
 CALL = '{"name": "add", "arguments": {"a": 2, "b": 2}}'
@@ -109,10 +110,22 @@ def run_app() -> Callable[[FastAPI], object]:
     return running
 
 
-def _serve(tokenizer: MiniMaxM1Tokenizer, pause: float, ping: float) -> Iterator[Served]:
+def loaded_over(engine: Engine, tokenizer: MiniMaxM1Tokenizer, defaults: SamplingParams) -> Loaded:
+    guides = GuideMaker(tokenizer, tokenizer.vocab_size)
+    return Loaded(engine=engine, tokenizer=tokenizer, guides=guides, defaults=defaults)
+
+
+@pytest.fixture(scope="session")
+def load_over() -> Callable[[Engine, MiniMaxM1Tokenizer, SamplingParams], Loaded]:
+    return loaded_over
+
+
+def _serve(
+    tokenizer: MiniMaxM1Tokenizer, pause: float, ping: float, repetition_stop: RepetitionStop | None = None
+) -> Iterator[Served]:
     engine = WatchedEngine(tokenizer, pause=pause)
-    defaults = SamplingParams(temperature=0.0, max_tokens=6000)
-    loaded = Loaded(engine=engine, tokenizer=tokenizer, defaults=defaults)
+    defaults = SamplingParams(temperature=0.0, max_tokens=6000, repetition_stop=repetition_stop)
+    loaded = loaded_over(engine, tokenizer, defaults)
     app = create_app(lambda: loaded, name="nano", body_limit=200_000, ping=ping)
     with running(app) as url, httpx2.Client(base_url=url) as client:
         while client.get("/health").status_code != 200:
@@ -123,6 +136,12 @@ def _serve(tokenizer: MiniMaxM1Tokenizer, pause: float, ping: float) -> Iterator
 @pytest.fixture(scope="session")
 def served(tokenizer: MiniMaxM1Tokenizer) -> Iterator[Served]:
     yield from _serve(tokenizer, 0.0, 5.0)
+
+
+@pytest.fixture
+def strict(tokenizer: MiniMaxM1Tokenizer) -> Iterator[Served]:
+    """Ends a reply that goes round in a loop."""
+    yield from _serve(tokenizer, 0.0, 5.0, RepetitionStop(window=120, max_period=60))
 
 
 @pytest.fixture

@@ -131,12 +131,12 @@ def test_many_at_once(served: Any) -> None:
     assert answers == ["4", "Hello, how are you? I am fine.", "It is ❄ and 雪, 🎿!"] * 16
 
 
-def test_health_while_loading_then_ready(run_app: Any, served: Any, tokenizer: Any) -> None:
+def test_health_while_loading_then_ready(run_app: Any, load_over: Any, served: Any, tokenizer: Any) -> None:
     go = threading.Event()
 
     def load() -> Loaded:
         assert go.wait(20)
-        return Loaded(engine=served.engine, tokenizer=tokenizer, defaults=SamplingParams())
+        return load_over(served.engine, tokenizer, SamplingParams())
 
     with run_app(create_app(load, name="nano")) as url, httpx2.Client(base_url=url) as client:
         for answer in (client.get("/health"), client.post(NATIVE, json={"input": "hello"}), client.get("/v1/models")):
@@ -159,8 +159,8 @@ def test_health_tells_why_loading_failed(run_app: Any) -> None:
         assert "model.safetensors is cut" in client.post(NATIVE, json={"input": "hello"}).json()["error"]["message"]
 
 
-def test_closing_the_server_ends_open_requests(run_app: Any, slow: Any, tokenizer: Any) -> None:
-    loaded = Loaded(engine=type(slow.engine)(tokenizer, pause=0.03), tokenizer=tokenizer, defaults=SamplingParams())
+def test_closing_the_server_ends_open_requests(run_app: Any, load_over: Any, slow: Any, tokenizer: Any) -> None:
+    loaded = load_over(type(slow.engine)(tokenizer, pause=0.03), tokenizer, SamplingParams())
     with concurrent.futures.ThreadPoolExecutor(1) as pool, httpx2.Client() as client:
         with run_app(create_app(lambda: loaded, name="nano")) as url:
             until(lambda: client.get(url + "/health").status_code == 200)

@@ -13,11 +13,13 @@ from minimax_m1.engine.request import FinishReason, Request, SamplingParams, Tok
 from minimax_m1.engine.scripted import ScriptedEngine
 from minimax_m1.errors import RequestError, ServerBusy
 from minimax_m1.serve.bridge import Bridge, Loaded, Status
+from minimax_m1.text.guide import GuideMaker
 from minimax_m1.wire.errors import Fault
 
 
 def bridge_over(engine: Any, tokenizer: Any) -> Bridge:
-    bridge = Bridge(lambda: Loaded(engine=engine, tokenizer=tokenizer, defaults=SamplingParams()))
+    guides = GuideMaker(tokenizer, tokenizer.vocab_size)
+    bridge = Bridge(lambda: Loaded(engine=engine, tokenizer=tokenizer, guides=guides, defaults=SamplingParams()))
     bridge.start()
     while bridge.status is Status.LOADING:
         time.sleep(0.001)

@@ -182,3 +182,15 @@ def test_models(client: openai.OpenAI) -> None:
     assert client.models.retrieve("nano") == model
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("other/model")
+
+
+def test_a_loop_is_a_length_and_penalties_reach_the_engine(strict: Any) -> None:
+    with openai.OpenAI(base_url=f"{strict.url}/v1", api_key="none", max_retries=0) as client:
+        answer = client.chat.completions.create(
+            model="nano", messages=user("count"), frequency_penalty=0.5, max_tokens=500
+        )
+        stream = client.chat.completions.create(model="nano", messages=user("count"), stream=True, max_tokens=500)
+        ends = [chunk.choices[0].finish_reason for chunk in stream]
+    assert answer.choices[0].finish_reason == ends[-1] == "length"
+    assert answer.usage is not None and answer.usage.completion_tokens < 200
+    assert strict.engine.requests[0].params.frequency_penalty == 0.5

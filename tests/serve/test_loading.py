@@ -1,8 +1,7 @@
-"""A model's own sampling settings, and the shipped model behind the server."""
+"""The shipped model behind the server."""
 
 from __future__ import annotations
 
-import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,45 +10,29 @@ import httpx2
 import openai
 import pytest
 
-from minimax_m1.errors import CheckpointError, RequestError
+from minimax_m1.engine.config import EngineConfig
+from minimax_m1.engine.engine import ModelEngine
+from minimax_m1.errors import RequestError
 from minimax_m1.serve.app import create_app
-from minimax_m1.serve.loading import defaults, load
+from minimax_m1.serve.loading import load
 
 NANO = Path(str(files("minimax_m1"))) / "assets" / "nano"
 shipped = pytest.mark.skipif(not (NANO / "model.safetensors").is_file(), reason="nano's weights are not here yet")
-
-
-def settings(folder: Path, **keys: Any) -> Any:
-    (folder / "generation_config.json").write_text(json.dumps(keys))
-    return defaults(folder, 1000)
-
-
-def test_without_a_file_everything_is_vllm_s(tmp_path: Path) -> None:
-    params = defaults(tmp_path, 1000)
-    assert (params.temperature, params.top_p, params.top_k, params.max_tokens) == (1.0, 1.0, 0, 1000)
-
-
-def test_the_file_s_settings(tmp_path: Path) -> None:
-    params = settings(tmp_path, do_sample=True, temperature=0.7, top_p=0.95, top_k=40, eos_token_id=2)
-    assert (params.temperature, params.top_p, params.top_k, params.max_tokens) == (0.7, 0.95, 40, 1000)
-    params = settings(tmp_path, do_sample=False, temperature=0.7, max_new_tokens=64)
-    assert (params.temperature, params.max_tokens) == (0.0, 64)
-    assert settings(tmp_path, max_new_tokens=10**6).max_tokens == 1000
-
-
-@pytest.mark.parametrize(
-    "text", ["{", "[]", '{"temperature": -1}', '{"temperature": "hot"}', '{"max_new_tokens": 0}', '{"top_p": 7}']
-)
-def test_a_file_that_describes_no_settings(tmp_path: Path, text: str) -> None:
-    (tmp_path / "generation_config.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"generation_config\.json"):
-        defaults(tmp_path, 1000)
 
 
 @shipped
 def test_an_unknown_device_is_one_sentence() -> None:
     with pytest.raises(RequestError, match="device 'abacus' cannot be used"):
         load(NANO, dtype="auto", device="abacus", max_model_len=None)
+
+
+@shipped
+def test_the_engine_has_the_limits_that_were_asked_for() -> None:
+    limits = EngineConfig(max_num_seqs=2, max_queue=3)
+    loaded = load(NANO, dtype="auto", device="cpu", max_model_len=500, config=limits)
+    assert (loaded.engine.max_model_len, loaded.defaults.max_tokens) == (500, 500)
+    assert isinstance(loaded.engine, ModelEngine) and loaded.engine.capacity == 5
+    assert loaded.guides.guide(thinking_budget=5) is not None
 
 
 @shipped

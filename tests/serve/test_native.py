@@ -93,6 +93,24 @@ def test_sampling_settings_reach_the_engine(served: Any) -> None:
     assert (params.seed, params.max_tokens) == (3, 9)
     ask(served, input="hello")
     assert served.engine.requests[-1].params.temperature == 0.0  # the model's own
+    assert served.engine.requests[-1].guide is None and served.engine.requests[-1].priority == 0
+    penalties = {"presence_penalty": 0.5, "frequency_penalty": -0.5, "repetition_penalty": 1.5}
+    ask(served, input="hello", min_p=0.25, priority=-3, **penalties)
+    request = served.engine.requests[-1]
+    assert (request.params.min_p, request.priority) == (0.25, -3)
+    assert {name: getattr(request.params, name) for name in penalties} == penalties
+
+
+def test_a_thinking_budget_becomes_a_guide(served: Any) -> None:
+    assert ask(served, input="2 + 2", thinking_budget=100).text == "4"
+    assert served.engine.requests[-1].guide is not None
+    status, error = refusal(served, input="2 + 2", thinking_budget=3)  # the script thinks on, which no model could
+    assert status == 500 and "came where the end of the thought was due" in error["message"]
+
+
+def test_an_answer_in_a_loop_is_ended_and_says_so(strict: Any) -> None:
+    reply = ask(strict, input="count", max_output_tokens=500)
+    assert reply.finish_reason == "repetition" and 120 <= reply.usage.output_tokens < 200
 
 
 @pytest.mark.parametrize(
@@ -111,6 +129,10 @@ def test_sampling_settings_reach_the_engine(served: Any) -> None:
         ({"input": "hello", "temperature": -1}, "temperature", "temperature must be between 0 and 100, got -1"),
         ({"input": "hello", "top_p": 0}, "top_p", "top_p must be above 0"),
         ({"input": "hello", "seed": 2**70}, "seed", "seed must be"),
+        ({"input": "hello", "min_p": 2}, "min_p", "min_p must be between 0 and 1, got 2"),
+        ({"input": "hello", "repetition_penalty": 0}, "repetition_penalty", "above 0 and at most 100, got 0"),
+        ({"input": "hello", "thinking_budget": -1}, "thinking_budget", "thinking_budget must be at least 0, got -1"),
+        ({"input": "hello", "priority": 0.5}, "priority", "valid integer, got 0.5"),
         ({"input": "hello", "colour": "red"}, "colour", "unknown field 'colour'"),
     ],
 )

@@ -111,7 +111,7 @@ def test_json_has_one_kind_of_number() -> None:
         ({"logprobs": True}, "logprobs", "logprobs True is not supported yet"),
         ({"response_format": {"type": "json_object"}}, "response_format", "not supported yet"),
         ({"tool_choice": "required"}, "tool_choice", "not supported yet"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported yet"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "not supported yet"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "only allowed when stream is true"),
         ({"tools": [{"type": "function"}]}, "tools.0.function", "is required"),
         ({"temperature": "hot"}, "temperature", 'valid number, got "hot"'),

@@ -19,6 +19,7 @@ from enum import StrEnum
 
 from minimax_m1.engine.request import Engine, Request, SamplingParams, TokenEvent
 from minimax_m1.errors import MiniMaxError
+from minimax_m1.text.guide import GuideMaker
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
 from minimax_m1.wire.errors import Fault
 
@@ -30,11 +31,12 @@ _PAUSE = 0.1  # seconds between steps of an engine that keeps failing, so that i
 class Loaded:
     """A model ready to answer. `defaults` are its own sampling settings, its `max_tokens` included.
 
-    `kernels` says for people on what it runs.
+    `guides` makes what keeps a reply to a form or a budget. `kernels` says for people on what it runs.
     """
 
     engine: Engine
     tokenizer: MiniMaxM1Tokenizer
+    guides: GuideMaker
     defaults: SamplingParams
     kernels: str = "none"
 

@@ -33,6 +33,7 @@ from minimax_m1.wire.openai import (
     ChunkChoice,
     CompletionDetails,
     Delta,
+    FinishedBy,
     MessageOut,
     PromptDetails,
 )
@@ -43,6 +44,9 @@ _SAMPLING = (
     "top_p",
     "top_k",
     "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
     "min_tokens",
     "seed",
     "stop_token_ids",
@@ -101,8 +105,13 @@ def _choice(index: int, outcome: Outcome) -> Choice:
             reasoning=outcome.reasoning or None,
             tool_calls=[_call(call) for call in outcome.calls] or None,
         ),
-        finish_reason=outcome.finish_reason,
+        finish_reason=_finish(outcome),
     )
+
+
+def _finish(outcome: Outcome) -> FinishedBy:
+    """OpenAI has no word for an answer that went round in a loop; what it says is that the answer was cut."""
+    return "length" if outcome.finish_reason == "repetition" else outcome.finish_reason
 
 
 def _call(call: Call, *, index: int | None = None) -> CallOut:
@@ -140,7 +149,7 @@ async def _chunks(
                         choice = ChunkChoice(index=index, delta=Delta(tool_calls=[_call(item, index=item.index)]))
                     case Outcome():
                         ends.append(item)
-                        choice = ChunkChoice(index=index, delta=Delta(), finish_reason=item.finish_reason)
+                        choice = ChunkChoice(index=index, delta=Delta(), finish_reason=_finish(item))
                 yield _chunk(head, choice)
             if usage:
                 yield _data(ChatChunk(**head, choices=[], usage=_usage(ends)).model_dump_json())

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
 
-from minimax_m1.engine.request import FinishReason, Request, SamplingParams
+from minimax_m1.engine.request import FinishReason, Guide, Request, SamplingParams
 from minimax_m1.engine.routing import RoutingTrace
 from minimax_m1.errors import ContextLengthExceeded, RequestError
 from minimax_m1.serve.bridge import Bridge
@@ -23,15 +23,21 @@ from minimax_m1.text.reply import ReplyParser
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
 from minimax_m1.wire.errors import Fault
 
+_CUT: dict[FinishReason, Literal["length", "repetition"]] = {
+    FinishReason.LENGTH: "length",
+    FinishReason.REPETITION: "repetition",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One answer to make. With `parallel_calls` False only the first tool call counts."""
+    """One answer to make. With `parallel_calls` False only the first tool call counts; lower `priority` goes first."""
 
     prompt: Sequence[int]
     params: SamplingParams
     tools: bool = False
     parallel_calls: bool = True
+    priority: int = 0
     routing: bool = False
     routed_experts: bool = False
 
@@ -75,7 +81,7 @@ class Outcome:
     text: str
     reasoning: str
     calls: tuple[Call, ...]
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: Literal["stop", "length", "repetition", "tool_calls"]
     input_tokens: int
     cached_tokens: int
     output_tokens: int
@@ -171,6 +177,8 @@ async def _run(bridge: Bridge, job: Job) -> AsyncGenerator[Item, None]:
         prompt=job.prompt,
         params=job.params,
         stop_rule=_stop_rule(tokenizer, job.params.stop),
+        guide=_guide(bridge, job.params),
+        priority=job.priority,
         routing=job.routing,
         routed_experts=job.routed_experts,
     )
@@ -189,6 +197,13 @@ async def _run(bridge: Bridge, job: Job) -> AsyncGenerator[Item, None]:
             for piece in teller.finish():
                 yield piece
             yield teller.outcome(event.finish, event.cached_tokens, event.routing)
+
+
+def _guide(bridge: Bridge, params: SamplingParams) -> Guide | None:
+    """Keeps the thought within its budget, where there is one."""
+    if params.thinking_budget is None:
+        return None
+    return bridge.loaded.guides.guide(thinking_budget=params.thinking_budget)
 
 
 def _stop_rule(tokenizer: MiniMaxM1Tokenizer, stop: str | Sequence[str]) -> Callable[[int], bool] | None:
@@ -230,12 +245,11 @@ class _Teller:
 
     def outcome(self, finish: FinishReason, cached_tokens: int, trace: RoutingTrace | None) -> Outcome:
         """The whole, after `finish`."""
-        called = bool(self._calls) and finish is FinishReason.STOP
         return Outcome(
             text="".join(self._text),
             reasoning="".join(self._thought),
             calls=tuple(self._calls),
-            finish_reason="tool_calls" if called else "length" if finish is FinishReason.LENGTH else "stop",
+            finish_reason=_CUT.get(finish, "tool_calls" if self._calls else "stop"),
             input_tokens=len(self._job.prompt),
             cached_tokens=cached_tokens,
             output_tokens=self._tokens,

@@ -35,6 +35,18 @@ from minimax_m1.wire.native import (
 )
 from minimax_m1.wire.sse import Event
 
+_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "thinking_budget",
+    "seed",
+)
+
 
 async def generate(bridge: Bridge, name: str, body: bytes, ping: float) -> Response:
     """Answers one request; `name` is the model's, `ping` the seconds of silence before a ping.
@@ -74,12 +86,13 @@ def _prepare(loaded: Loaded, name: str, body: bytes) -> tuple[GenerateRequest, J
         max_tokens=most,
         stop=tuple(asked.stop or ()),
         expert_threshold=asked.expert_threshold,
-        **given(asked, ("temperature", "top_p", "top_k", "seed")),
+        **given(asked, _SAMPLING),
     )
     job = Job(
         prompt=prompt,
         params=params,
         tools=bool(asked.tools),
+        priority=asked.priority,
         routing=asked.routing,
         routed_experts=asked.routed_experts,
     )

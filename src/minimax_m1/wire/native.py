@@ -21,7 +21,9 @@ class GenerateRequest(Closed):
     `max_output_tokens` must fit in the context window; what the input then leaves of the window caps
     it, and the reply's finish reason is "length". `context_window` is the most tokens, input and output
     together, that this request may use; absent, the server's limit. An input that does not fit is
-    refused, never cut. `temperature`, `top_p` and `top_k` default to the model's own settings.
+    refused, never cut. What says how to choose tokens, `thinking_budget` too, defaults to the model's own settings.
+    `thinking_budget` is the most tokens of the thought, which is then closed so that the answer follows.
+    Of requests that wait, one with a lower `priority` goes first.
     `expert_threshold` in (0, 1]: per token keep the fewest experts whose renormalised gate weights
     sum to at least it; 1.0 is the published top-k, lower is faster.
     """
@@ -35,6 +37,12 @@ class GenerateRequest(Closed):
     temperature: float | None = None
     top_p: float | None = None
     top_k: Integer | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    thinking_budget: Integer | None = None
+    priority: Integer = 0
     seed: Integer | None = None
     stop: Stop | None = None
     tools: list[Tool | Function] | None = None
@@ -87,7 +95,10 @@ class ProgressEvent(BaseModel):
 
 
 class GenerateReply(BaseModel):
-    """The answer. `routing` holds the report of the experts unless the request turned it off."""
+    """The answer. `routing` holds the report of the experts unless the request turned it off.
+
+    The finish reason "repetition" says that the answer went round in a loop and was ended.
+    """
 
     id: str
     object: Literal["generation"] = "generation"
@@ -96,6 +107,6 @@ class GenerateReply(BaseModel):
     text: str
     reasoning: str
     tool_calls: list[NamedCall]
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: Literal["stop", "length", "repetition", "tool_calls"]
     usage: Usage
     routing: Annotated[dict[str, Any] | None, Field(exclude_if=lambda value: value is None)] = None

@@ -34,6 +34,9 @@ class ChatRequest(Open):
     top_p: float | None = None
     top_k: Integer | None = None
     min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
     min_tokens: Integer | None = None
     seed: Integer | None = None
     stop: Stop | None = None
@@ -49,9 +52,6 @@ class ChatRequest(Open):
     logprobs: bool | None = None
     top_logprobs: Integer | None = None
     response_format: dict[str, Any] | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     functions: list[Any] | None = None
     modalities: list[str] | None = None
@@ -63,9 +63,6 @@ class ChatRequest(Open):
             "logprobs": not self.logprobs,
             "top_logprobs": not self.top_logprobs,
             "response_format": plain_format,
-            "presence_penalty": not self.presence_penalty,
-            "frequency_penalty": not self.frequency_penalty,
-            "repetition_penalty": self.repetition_penalty in (None, 1),
             "logit_bias": not self.logit_bias,
             "functions": not self.functions,
             "modalities": self.modalities in (None, ["text"]),

@@ -148,9 +148,8 @@ def test_whoever_is_told_about_every_token_reads_every_token(bench: Any) -> None
     assert desk.end("c").routing.tokens == 104
 
 
-@pytest.mark.parametrize("changes", [{"enable_prefix_caching": False}, {"checkpoint_bytes": 0}])
-def test_nothing_is_kept_where_nothing_may_be(bench: Any, reply: Reply, changes: dict[str, Any]) -> None:
-    desk = bench(max_num_seqs=2, **changes)
+def test_nothing_is_kept_where_nothing_may_be(bench: Any, reply: Reply) -> None:
+    desk = bench(max_num_seqs=2, enable_prefix_caching=False)
     for id in "abcd":
         desk.ask(id, SYSTEM)
     desk.drain()

@@ -34,11 +34,12 @@ def serve(
         int, typer.Option(help="Most tokens a step while a reply is under way: fewer make streams smoother.")
     ] = 512,
     kv_cache_gib: Annotated[
-        float, typer.Option(min=0, help="Room for keys and values; 0: what one sequence of full length needs.")
+        float, typer.Option(min=0, help="Room for keys and values; 0: 1, or what one sequence of full length needs.")
     ] = 0,
     checkpoint_gib: Annotated[
-        float, typer.Option(min=0, help="Room for the states kept of what was read; 0 keeps nothing.")
-    ] = 0.5,
+        float, typer.Option(min=0, help="Room for the states kept of what was read; 0: 0.5, or what 32 of them need.")
+    ] = 0,
+    prefix_caching: Annotated[bool, typer.Option(help="Keep what was read, and do not read it again.")] = True,
 ) -> None:
     """Answer over HTTP, natively and as OpenAI does."""
     try:
@@ -55,7 +56,7 @@ def serve(
         max_num_batched_tokens=max_num_batched_tokens,
         kv_cache_bytes=round(kv_cache_gib * 2**30),
         checkpoint_bytes=round(checkpoint_gib * 2**30),
-        enable_prefix_caching=checkpoint_gib > 0,
+        enable_prefix_caching=prefix_caching,
     )
     folder = locate(model)
     served = name or (folder.resolve().name if Path(model).is_dir() else model)

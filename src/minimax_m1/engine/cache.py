@@ -25,7 +25,7 @@ from minimax_m1.kernels.pages import PageTable
 from minimax_m1.model.state import PagedKeyValues, State
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 
-_LEAST = 2**30  # bytes of the pool where nobody says
+_LEAST = 2**30  # bytes of the pool where nobody says; half as much for checkpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,12 @@ class Cache:
             )
         cache = cls(model, slots=config.max_num_seqs, pages=count, size=size)
         return cache, count, min(longest, count * size)
+
+    @property
+    def checkpoint_room(self) -> int:
+        """Bytes of host memory for checkpoints where nobody says: see `EngineConfig`."""
+        each = sum(states[0].nbytes for states in self._lightning)
+        return min(max(_LEAST // 2, 32 * each), _free(torch.device("cpu")) // 4)
 
     def read(self, tracks: Sequence[Track]) -> State:
         """The state of these tracks side by side."""

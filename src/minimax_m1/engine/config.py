@@ -19,7 +19,8 @@ class EngineConfig:
     memory that is free nor than all sequences need. Memory is taken as it is used.
     enable_prefix_caching: keep what was read, and do not read it again; `checkpoint_bytes` is the room for the
     lightning states of that, one kept every `checkpoint_every` tokens, at the end of each prompt and reply, and where
-    two prompts part.
+    two prompts part; 0 takes half a gibibyte, or what 32 of them need if that is more, but never more than a quarter of
+    the memory that is free.
 
     Raises:
         RequestError: a value is out of its range; `param` names the field.
@@ -32,7 +33,7 @@ class EngineConfig:
     kv_cache_bytes: int = 0
     page_size: int = 256
     enable_prefix_caching: bool = True
-    checkpoint_bytes: int = 2**29
+    checkpoint_bytes: int = 0
     checkpoint_every: int = 2048
 
     def __post_init__(self) -> None:

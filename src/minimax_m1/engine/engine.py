@@ -67,8 +67,7 @@ class ModelEngine:
         self._eos_ids = frozenset(eos_ids)
         self._cache, pages, self._max_model_len = Cache.fitting(model, config, max_model_len)
         self._pages = PageAllocator(pages, config.page_size)
-        self._caches = config.enable_prefix_caching and config.checkpoint_bytes > 0
-        self._prefixes = PrefixCache(self._pages, config.checkpoint_bytes)
+        self._prefixes = PrefixCache(self._pages, config.checkpoint_bytes or self._cache.checkpoint_room)
         self._runner = Runner(model, self._cache)
         self._scheduler = Scheduler(config, self._pages, self._prefixes, self._runner)
         self._open: dict[str, Job] = {}  # every request that has not ended
@@ -156,10 +155,12 @@ class ModelEngine:
                 param="prompt",
             )
         # A past was read with all experts, so with another threshold it begins a prompt like no other.
-        pure = self._caches and (known == 0 or params.expert_threshold == 1)
+        pure = self._config.enable_prefix_caching and (known == 0 or params.expert_threshold == 1)
         stops: list[int] = []
         if request.save is not None:
             every = request.save_every
+            if every < 1:
+                raise RequestError(f"save_every must be at least 1, got {every}", param="save_every")
             stops = list(range((known // every + 1) * every, len(ids), every))
         self._arrivals += 1
         return Track(

@@ -61,6 +61,19 @@ def test_compiled_equals_plain_on_scattered_pages(size: int, heads: tuple[int, i
     compare(lengths, [1] * len(lengths), size, heads)
 
 
+@pytest.mark.parametrize("heads", [(1, 1, 1), (2, 8, 32), (4, 4, 64), (1, 6, 24), (3, 3, 7)])
+def test_bfloat16_is_rounded_once(heads: tuple[int, int, int], threads: int) -> None:
+    lengths, (groups, count, width) = [1, 255, 257, 2, 2100, 17], heads
+    keys, values = (Paged(held.pool.bfloat16(), held.table) for held in paged(lengths, 16, groups, width))
+    q, segments = torch.randn(len(lengths) + 1, count, width).bfloat16(), Segments.of([1, 1, 2, 1, 1, 1])
+    exact = reference.attention(q.double(), [k.double() for k in keys], [v.double() for v in values], segments)
+    with torch.inference_mode():
+        out = Ops.cpu().attention(q, keys, values, segments)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out, exact.bfloat16(), rtol=2**-7, atol=1e-6)
+    assert (out == exact.bfloat16()).float().mean() > 0.98
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 70), st.integers(0, 7)), min_size=1, max_size=6),
     st.sampled_from([1, 2, 5, 16, 64]),
@@ -125,10 +138,10 @@ def test_what_is_not_compiled_is_left_to_torch() -> None:
     keys, values = paged([30, 9], 4, 1, 8)
     segments, q = Segments.of([1, 1]), torch.randn(2, 2, 8)
     dense: Any = [list(keys), list(values)]
-    low = [Paged(held.pool.bfloat16(), held.table) for held in (keys, values)]
+    low = [Paged(held.pool.half(), held.table) for held in (keys, values)]
     wide = [Paged(held.pool.repeat(1, 1, 2, 1)[:, :, ::2], held.table) for held in (keys, values)]
     with torch.inference_mode():
-        for query, held in ((q, dense), (q.bfloat16(), low), (q, wide)):
+        for query, held in ((q, dense), (q.half(), low), (q, wide)):
             assert torch.equal(Ops.cpu().attention(query, *held, segments), fast.attention(query, *held, segments))
     out = Ops.cpu().attention(q.requires_grad_(), keys, values, segments)
     assert out.requires_grad

@@ -138,3 +138,17 @@ def test_compiled_steps_equal_the_recurrence(lengths: list[int], heads: int, wid
         torch.testing.assert_close(out, expected, rtol=1e-5, atol=2e-5)
         torch.testing.assert_close(ends, expected_ends, rtol=1e-5, atol=1e-5)
         assert torch.equal(states, kept)
+
+
+@pytest.mark.parametrize("lengths", [[1], [1] * 40, [5, 1], [4, 1, 0, 1, 9]])
+@pytest.mark.parametrize(("heads", "width"), [(1, 1), (3, 17), (4, 64)])
+def test_compiled_bfloat16_steps_equal_the_recurrence(lengths: list[int], heads: int, width: int) -> None:
+    qkv = torch.randn(sum(lengths), heads, 3 * width).bfloat16()
+    states = torch.randn(len(lengths), heads, width, width)
+    segments, s = Segments.of(lengths), slopes(heads, 1, 8)
+    expected, expected_ends = reference.lightning(*qkv.split(width, -1), s, segments, states)
+    with torch.no_grad():
+        out, ends = Ops.cpu().lightning(*qkv.split(width, -1), s, segments, states)
+    assert out.dtype == torch.bfloat16 and ends.dtype == torch.float32
+    torch.testing.assert_close(ends, expected_ends, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(out, expected, rtol=2**-7, atol=1e-3)

@@ -11,6 +11,7 @@ from minimax_m1.kernels.moe import reference
 from minimax_m1.kernels.moe import torch as fast
 from minimax_m1.kernels.moe.route import route
 from minimax_m1.kernels.ops import Ops
+from minimax_m1.kernels.quantized import Int8
 
 
 def inputs(tokens: int, experts: int, top_k: int, threshold: float = 1.0) -> tuple[torch.Tensor, ...]:
@@ -74,7 +75,7 @@ def test_each_token_may_have_a_threshold_of_its_own() -> None:
         torch.testing.assert_close(mixed[1][row], alone[1][0])
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 8, 9])
+@pytest.mark.parametrize("tokens", [1, 2, 8, 9, 31])
 @pytest.mark.parametrize(("width", "inner"), [(1, 1), (3, 17), (17, 3), (250, 37)])
 @pytest.mark.parametrize("threshold", [1.0, 0.6])
 def test_compiled_equals_plain(tokens: int, width: int, inner: int, threshold: float) -> None:
@@ -88,8 +89,47 @@ def test_compiled_equals_plain(tokens: int, width: int, inner: int, threshold: f
     args = x.T[:, ::2], chosen, weights, w13 / width**0.5, w2 / inner**0.5
     with torch.no_grad():
         torch.testing.assert_close(Ops.cpu().moe(*args), reference.moe(*args), rtol=1e-5, atol=1e-5)
-        low = [t.bfloat16() if t.is_floating_point() else t for t in args]
-        assert torch.equal(Ops.cpu().moe(*low), fast.moe(*low))
+        other = [t.half() if t.is_floating_point() else t for t in args]
+        assert torch.equal(Ops.cpu().moe(*other), fast.moe(*other))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("held", ["bfloat16", "int8"])
+@pytest.mark.parametrize("tokens", [1, 2, 9, 31])
+@pytest.mark.parametrize(("width", "inner"), [(1, 1), (3, 17), (17, 3), (250, 37), (256, 512)])
+def test_narrow_weights_equal_the_plain_form(
+    dtype: torch.dtype, held: str, tokens: int, width: int, inner: int
+) -> None:
+    chosen, weights = route(torch.randn(tokens, 5), 3, 0.6)
+    x = torch.randn(tokens, width).to(dtype)
+    made = torch.randn(5, 2 * inner, width) / width**0.5, torch.randn(5, width, inner) / inner**0.5
+    w13, w2 = (Int8.of(w) if held == "int8" else w.bfloat16() for w in made)
+    told = reference.moe(x.double(), chosen, weights, w13, w2).to(dtype)
+    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2**-7, "atol": 1e-4}
+    with torch.no_grad():
+        out = Ops.cpu().moe(x, chosen, weights, w13, w2)
+        assert out.dtype == dtype
+        torch.testing.assert_close(out, told, **close)
+        if held == "int8":  # torch's path rounds these weights to bfloat16 where x is
+            loose = close if dtype == torch.float32 else {"rtol": 3e-2, "atol": 3e-2}
+            torch.testing.assert_close(fast.moe(x, chosen, weights, w13, w2), told, **loose)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("held", ["float32", "bfloat16", "int8"])
+def test_large_experts_on_any_number_of_threads(threads: int, held: str) -> None:
+    made = torch.randn(3, 1026, 384) / 20, torch.randn(3, 384, 513) / 20
+    w13, w2 = (Int8.of(w) if held == "int8" else w.to(getattr(torch, held)) for w in made)
+    chosen, weights = route(torch.randn(6, 3), 2)
+    x, before = torch.randn(6, 384), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        with torch.no_grad():
+            out = Ops.cpu().moe(x, chosen, weights, w13, w2)
+    finally:
+        torch.set_num_threads(before)
+    told = reference.moe(x.double(), chosen, weights, w13, w2).float()
+    torch.testing.assert_close(out, told, rtol=1e-5, atol=1e-5)
 
 
 def test_compiled_gates_saturate_as_silu_does() -> None:

@@ -37,6 +37,24 @@ def test_a_model_on_compiled_kernels_equals_the_plain_one(prompts: list[list[int
 
 
 @torch.inference_mode()
+def test_a_bfloat16_model_on_compiled_kernels_stays_near_its_float32_self() -> None:
+    torch.manual_seed(0)
+    exact = MiniMaxM1ForCausalLM(tiny(), ops=Ops.reference()).eval().bfloat16()
+    weights = exact.state_dict()
+    low = MiniMaxM1ForCausalLM(tiny(), ops=Ops.cpu()).eval().bfloat16()
+    low.load_state_dict(weights)
+    exact.float()
+    states, gaps = [exact.empty_state(3), low.empty_state(3)], []
+    for prompts in ([[5, 9, 2], [7], [1, 2, 3, 4]], *([[t], [t + 1], [t + 2]] for t in range(20, 26))):
+        runs = [m.run(Batch.of(prompts, s), s) for m, s in zip((exact, low), states, strict=True)]
+        states = [run.state for run in runs]
+        told, mine = (run.logits for run in runs)
+        assert told is not None and mine is not None and mine.dtype == torch.float32
+        gaps.append(float((mine - told).norm() / told.norm()))
+    assert max(gaps) < 0.05
+
+
+@torch.inference_mode()
 def test_steps_of_replies_and_prompts_together_equal_each_alone() -> None:
     torch.manual_seed(0)
     config, size = tiny(), 3

@@ -26,6 +26,7 @@ from minimax_m1.kernels.moe.reference import moe as moe_reference
 from minimax_m1.kernels.moe.torch import moe as moe_torch
 from minimax_m1.kernels.norm.reference import rms_norm as rms_norm_reference
 from minimax_m1.kernels.norm.torch import rms_norm as rms_norm_torch
+from minimax_m1.kernels.quantized import Int8
 from minimax_m1.kernels.rope.reference import rope
 from minimax_m1.kernels.segments import Segments
 
@@ -49,13 +50,15 @@ class Attention(Protocol):
 class MoE(Protocol):
     """x [T, M], experts [T, K], weights [T, K], w13 [E, 2F, M], w2 [E, M, F] -> [T, M]."""
 
-    def __call__(self, x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor, w2: Tensor, /) -> Tensor: ...
+    def __call__(
+        self, x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor | Int8, w2: Tensor | Int8, /
+    ) -> Tensor: ...
 
 
 class LinearMap(Protocol):
-    """x [..., in], weight [out, in] -> [..., out]."""
+    """x [..., in], weight [out, in], int8 or a dtype no wider than x's -> [..., out] in x's dtype."""
 
-    def __call__(self, x: Tensor, weight: Tensor, /) -> Tensor: ...
+    def __call__(self, x: Tensor, weight: Tensor | Int8, /) -> Tensor: ...
 
 
 class Norm(Protocol):
@@ -110,7 +113,7 @@ class Ops:
 
     @classmethod
     def cpu(cls) -> Ops:
-        """As `torch`, but steps of a few float32 tokens run compiled: a model then decodes at the speed of memory.
+        """As `torch`, but steps of a few tokens in float32 or bfloat16 run compiled, at the speed of memory.
 
         Compiles on the first call, 4 seconds, or 0.4 where numba finds its cache of an earlier run; later calls
         return the same. Without an OpenMP to run on, as outside Linux, this is an error of ours: ask `fastest`.

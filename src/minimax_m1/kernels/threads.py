@@ -37,20 +37,20 @@ class Kernel:
         compiled = _compile(body)
         self._compiled = compiled  # owns the code behind the address
         self._address: int = compiled.address
-        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(compiled.address)
+        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(compiled.address)
         self._region = pool.GOMP_parallel
-        self._region.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+        self._region.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint)
         self._region.restype = None
-        self._data = ctypes.c_int64 * count
+        self._pack = struct.Struct(f"{count}q").pack
 
     def __call__(self, work: int, *numbers: int) -> None:
         """Runs on all of torch's threads where `work` multiply-adds are worth it, else on the caller's."""
-        data = self._data(*numbers)
+        data = self._pack(*numbers)  # bodies only read it
         threads = torch.get_num_threads() if work >= _WORTH_THREADS else 1
         if threads > 1:
             self._region(self._address, data, threads, 0)
         else:
-            self._alone(ctypes.addressof(data))
+            self._alone(data)
 
 
 def _compile(body: Callable[[Any], None]) -> Any:
@@ -73,7 +73,9 @@ def as_number(value: float) -> int:
 
 
 @intrinsic
-def _pointer(_typing: Any, _address: Any) -> Any:
+def pointer(_typing: Any, _address: Any) -> Any:
+    """An address as what `carray` takes."""
+
     def code(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
         return builder.inttoptr(values[0], voidptr_t)
 
@@ -120,13 +122,13 @@ def real(bits: Any) -> Any:
 @njit
 def floats(address: int, count: int) -> Any:
     """`count` float32 numbers in memory."""
-    return carray(_pointer(address), count, np.float32)
+    return carray(pointer(address), count, np.float32)
 
 
 @njit
 def integers(address: int, count: int) -> Any:
     """`count` int64 numbers in memory."""
-    return carray(_pointer(address), count, np.int64)
+    return carray(pointer(address), count, np.int64)
 
 
 @njit
@@ -134,12 +136,3 @@ def share(count: int) -> Any:
     """First and last + 1 of this thread's part of `count` rows."""
     thread, threads = np.int64(_thread()), np.int64(_threads())
     return thread * count // threads, (thread + 1) * count // threads
-
-
-@njit(fastmath={"contract", "reassoc"})
-def dot(a: Any, b: Any) -> Any:
-    """Sum of products of two float32 rows of one length."""
-    total = np.float32(0)
-    for i in range(len(a)):
-        total += a[i] * b[i]
-    return total

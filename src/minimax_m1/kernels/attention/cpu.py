@@ -1,7 +1,8 @@
 """Decode attention on a CPU: one new query of each sequence, or a few, against keys and values that lie in pages.
 
-In and out as in reference.py. For each query keys and values are read once, where they lie, by all threads, and shared
-by all heads of a group. Sequences with more queries, other dtypes, dense tensors and gradients are for torch.py.
+In and out as in reference.py, in float32 or bfloat16. For each query keys and values are read once, where they lie, by
+all threads, and shared by all heads of a group; scores, weights and sums are float32. Sequences with more queries,
+other dtypes, dense tensors and gradients are for torch.py.
 What a query sees is cut into stretches of a fixed length, one softmax each, which are put together at the end: so its
 result has the same bits in any batch and on any number of threads.
 """
@@ -23,6 +24,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from minimax_m1.kernels.attention.torch import attention as many_queries
+from minimax_m1.kernels.formats import BFLOAT16, FORMATS, array, compiles, nearest, wide
 from minimax_m1.kernels.ops import Attention
 from minimax_m1.kernels.pages import Paged
 from minimax_m1.kernels.segments import Segments
@@ -37,10 +39,10 @@ _LOG2_E = 1.4426950408889634
 
 def compile_attention() -> Attention:
     """The op, compiled."""
-    kernel = Kernel(_decode, 16)
+    kernel = Kernel(_decode, 17)
 
     def attention(q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], segments: Segments) -> Tensor:
-        if torch.is_grad_enabled() or not (_compiles(q, keys) and _compiles(q, values)):
+        if not (_in_pages(q, keys) and _in_pages(q, values)):
             return many_queries(q, keys, values, segments)
         assert isinstance(keys, Paged) and isinstance(values, Paged)  # as `_compiles` says
         assert keys.table is values.table and keys.pool.shape == values.pool.shape and len(keys) == len(segments)
@@ -61,29 +63,36 @@ def compile_attention() -> Attention:
             _, heads, width = q.shape
             _, size, groups, _ = keys.pool.shape
             assert heads % groups == 0 and keys.pool.shape[3] == width and size == table.size and work >= len(plan)
-            rows = torch.tensor(plan)
+            rows, asked = torch.tensor(plan), q.float()
             slots = torch.get_num_threads()
-            room = q.new_empty(slots * _STRETCH * (heads + 2))
-            parts = q.new_empty(stretches * heads * (width + 2))
+            room = asked.new_empty(slots * _STRETCH * (heads + 2))
+            parts = asked.new_empty(stretches * heads * (width + 2))
             kernel(
                 2 * work * heads * width,
-                *(t.data_ptr() for t in (q, keys.pool, values.pool, out, rows, pages, room, parts)),
+                *(t.data_ptr() for t in (asked, keys.pool, values.pool, out, rows, pages, room, parts)),
                 *(slots, len(plan), stretches, size, groups, heads, width),
-                as_number(_LOG2_E / width**0.5),
+                *(as_number(_LOG2_E / width**0.5), FORMATS[q.dtype]),
             )
         return out
 
     return attention
 
 
-def _compiles(q: Tensor, held: Sequence[Tensor]) -> bool:
-    if not isinstance(held, Paged):
-        return False
-    return q.dtype is held.pool.dtype is torch.float32 and q.is_cpu and held.pool.is_contiguous()
+def _in_pages(q: Tensor, held: Sequence[Tensor]) -> bool:
+    return isinstance(held, Paged) and q.dtype is held.pool.dtype and compiles(q, held.pool)
 
 
 def _decode(data: Any) -> None:
-    given = numbers(data, 16)
+    given = numbers(data, 17)
+    if given[16] == BFLOAT16:
+        _rows(given, np.uint16, 2)
+    else:
+        _rows(given, np.float32, 4)
+
+
+@njit
+def _rows(given: Any, kind: Any, item: int) -> None:
+    """All of it for keys and values of one kind, numbers of `item` bytes."""
     at_q, at_keys, at_values, at_out, at_plan, at_pages, at_room, at_parts = given[:8]
     slots, rows, stretches, size, groups, heads, width = given[8:15]
     scale = np.float32(real(given[15]))
@@ -99,19 +108,22 @@ def _decode(data: Any) -> None:
         token = (stretch - plan[row * 4 + 3]) * _STRETCH
         count = min(_STRETCH, plan[row * 4 + 1] - token)
         whole = (count + 3) // 4 * 4
-        _place(places[:whole], count, at_pages + 8 * plan[row * 4 + 2], token, size, 4 * groups * width)
+        _place(places[:whole], count, at_pages + 8 * plan[row * 4 + 2], token, size, item * groups * width)
         part = floats(at_parts + 4 * stretch * part_size, part_size)
-        _score(at_q + 4 * plan[row * 4] * heads * width, at_keys, places[:whole], scores, part, shape, scale)
+        at = at_q + 4 * plan[row * 4] * heads * width
+        _score(at, at_keys, places[:whole], scores, part, shape, scale, kind, item)
         _weigh(scores, whole, count, part, shape)
-        _mix(at_values, places[:whole], scores, part, shape)
+        _mix(at_values, places[:whole], scores, part, shape, kind, item)
     barrier()
     first, stop = share(rows * heads)
     for unit in range(first, stop):
         row, head = unit // heads, unit % heads
         begin, end = plan[row * 4 + 3], plan[row * 4 + 7] if row + 1 < rows else stretches
         parts = floats(at_parts + 4 * begin * part_size, (end - begin) * part_size)
-        out = floats(at_out + 4 * (plan[row * 4] * heads + head) * width, width)
-        _merge(parts, head * (width + 2), part_size, out)
+        mixed = _merge(parts, head * (width + 2), part_size, width)
+        out = array(at_out + item * (plan[row * 4] * heads + head) * width, width, kind)
+        for j in range(width):
+            out[j] = nearest(mixed[j], kind)
 
 
 @njit
@@ -128,24 +140,26 @@ def _place(places: Any, count: int, at_pages: int, token: int, size: int, row_by
 
 
 @njit(fastmath={"contract", "reassoc"})
-def _score(at_q: int, at_keys: int, places: Any, scores: Any, part: Any, shape: Any, scale: Any) -> None:
+def _score(
+    at_q: int, at_keys: int, places: Any, scores: Any, part: Any, shape: Any, scale: Any, kind: Any, item: int
+) -> None:
     """Scores in units of log 2, [H, stretch], four tokens at a time, and the highest of each head."""
     groups, heads, width = shape
     part[width :: width + 2] = -np.inf
     for t in range(0, len(places), 4):
-        _fetch(at_keys, places[t + _AHEAD : t + _AHEAD + 4], 4 * groups * width)
+        _fetch(at_keys, places[t + _AHEAD : t + _AHEAD + 4], item * groups * width)
         for group in range(groups):
-            at = at_keys + 4 * group * width
-            k0, k1 = floats(at + places[t], width), floats(at + places[t + 1], width)
-            k2, k3 = floats(at + places[t + 2], width), floats(at + places[t + 3], width)
+            at = at_keys + item * group * width
+            k0, k1 = array(at + places[t], width, kind), array(at + places[t + 1], width, kind)
+            k2, k3 = array(at + places[t + 2], width, kind), array(at + places[t + 3], width, kind)
             for head in range(group * (heads // groups), (group + 1) * (heads // groups)):
                 q = floats(at_q + 4 * head * width, width)
                 s0 = s1 = s2 = s3 = np.float32(0)
                 for j in range(width):
-                    s0 += q[j] * k0[j]
-                    s1 += q[j] * k1[j]
-                    s2 += q[j] * k2[j]
-                    s3 += q[j] * k3[j]
+                    s0 += q[j] * wide(k0[j])
+                    s1 += q[j] * wide(k1[j])
+                    s2 += q[j] * wide(k2[j])
+                    s3 += q[j] * wide(k3[j])
                 s0, s1, s2, s3 = s0 * scale, s1 * scale, s2 * scale, s3 * scale
                 here = head * _STRETCH + t
                 scores[here], scores[here + 1], scores[here + 2], scores[here + 3] = s0, s1, s2, s3
@@ -168,42 +182,43 @@ def _weigh(scores: Any, whole: int, count: int, part: Any, shape: Any) -> None:
 
 
 @njit(fastmath={"contract", "reassoc"})
-def _mix(at_values: int, places: Any, weights: Any, part: Any, shape: Any) -> None:
+def _mix(at_values: int, places: Any, weights: Any, part: Any, shape: Any, kind: Any, item: int) -> None:
     """Values added up by weight, four tokens at a time."""
     groups, heads, width = shape
     for head in range(heads):
         part[head * (width + 2) : head * (width + 2) + width] = 0
     for t in range(0, len(places), 4):
-        _fetch(at_values, places[t + _AHEAD : t + _AHEAD + 4], 4 * groups * width)
+        _fetch(at_values, places[t + _AHEAD : t + _AHEAD + 4], item * groups * width)
         for group in range(groups):
-            at = at_values + 4 * group * width
-            v0, v1 = floats(at + places[t], width), floats(at + places[t + 1], width)
-            v2, v3 = floats(at + places[t + 2], width), floats(at + places[t + 3], width)
+            at = at_values + item * group * width
+            v0, v1 = array(at + places[t], width, kind), array(at + places[t + 1], width, kind)
+            v2, v3 = array(at + places[t + 2], width, kind), array(at + places[t + 3], width, kind)
             for head in range(group * (heads // groups), (group + 1) * (heads // groups)):
                 here = head * _STRETCH + t
                 w0, w1, w2, w3 = weights[here], weights[here + 1], weights[here + 2], weights[here + 3]
                 mixed = part[head * (width + 2) : head * (width + 2) + width]
                 for j in range(width):
-                    mixed[j] += w0 * v0[j] + w1 * v1[j] + w2 * v2[j] + w3 * v3[j]
+                    mixed[j] += w0 * wide(v0[j]) + w1 * wide(v1[j]) + w2 * wide(v2[j]) + w3 * wide(v3[j])
 
 
 @njit(fastmath={"contract", "reassoc"})
-def _merge(parts: Any, offset: int, step: int, out: Any) -> None:
-    """Puts the stretches of one head together: each holds its mixed values, its highest score, its sum of weights."""
-    width = len(out)
+def _merge(parts: Any, offset: int, step: int, width: int) -> Any:
+    """Puts the stretches of one head together, in the first one's place: each holds its mixed values, its highest
+    score, its sum of weights."""
     most = np.float32(-np.inf)
     for at in range(offset, len(parts), step):
         most = max(most, parts[at + width])
-    out[:] = 0
+    out = parts[offset : offset + width]
     total = np.float32(0)
     for at in range(offset, len(parts), step):
         weight = _exp2(parts[at + width] - most)
         total += weight * parts[at + width + 1]
         part = parts[at : at + width]
         for j in range(width):
-            out[j] += weight * part[j]
+            out[j] = weight * part[j] + (np.float32(0) if at == offset else out[j])
     for j in range(width):
         out[j] /= total
+    return out
 
 
 @njit(fastmath={"contract", "reassoc"})

@@ -14,26 +14,29 @@ from torch.nn.functional import silu
 
 from minimax_m1.kernels.eager import eager
 from minimax_m1.kernels.moe.route import DROPPED
+from minimax_m1.kernels.quantized import Int8, dense
 
 
 @eager
-def moe(x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor, w2: Tensor) -> Tensor:
-    """Weighted sum of the chosen experts; gradients equal the reference's."""
+def moe(x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor | Int8, w2: Tensor | Int8) -> Tensor:
+    """Weighted sum of the chosen experts; gradients equal the reference's, but none goes through int8 weights."""
     if len(x) == 1 and not torch.is_grad_enabled():
         return _one_token(x, experts, weights, w13, w2)
+    if isinstance(w13, Int8) or isinstance(w2, Int8):
+        return _grouped(_Plan(experts, len(w13)), x, weights.to(x.dtype), w13, w2)[0]
     if torch.is_autocast_enabled(x.device.type):  # a Function of our own is not cast by torch
         low = torch.get_autocast_dtype(x.device.type)
         x, w13, w2 = x.to(low), w13.to(low), w2.to(low)
     return _Grouped.apply(x, experts, weights.to(x.dtype), w13, w2)  # type: ignore[no-any-return]
 
 
-def _one_token(x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor, w2: Tensor) -> Tensor:
+def _one_token(x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor | Int8, w2: Tensor | Int8) -> Tensor:
     """A decode step of one sequence: nothing to sort, K pairs of matrix-vector products."""
     out = torch.zeros_like(x)
     for expert, weight in zip(experts[0].tolist(), weights[0].tolist(), strict=True):
         if expert != DROPPED:
-            gate, up = torch.mm(x, w13[expert].T).chunk(2, -1)
-            out.addmm_(silu(gate).mul_(up), w2[expert].T, alpha=weight)
+            gate, up = torch.mm(x, dense(w13[expert], x.dtype).T).chunk(2, -1)
+            out.addmm_(silu(gate).mul_(up), dense(w2[expert], x.dtype).T, alpha=weight)
     return out
 
 
@@ -55,22 +58,28 @@ class _Plan:
         self.inverse[self.order] = torch.arange(len(self.order), device=experts.device)
 
 
+def _grouped(plan: _Plan, x: Tensor, weights: Tensor, w13: Tensor | Int8, w2: Tensor | Int8) -> tuple[Tensor, ...]:
+    """The weighted sum [T, M]; then what a backward needs: inputs [R, M], hidden [R, 2F] and outputs of the rows."""
+    rows = x.index_select(0, plan.rows)
+    hidden = rows.new_empty(len(rows), w13.shape[1])
+    out = torch.empty_like(rows)
+    out[: plan.dropped] = 0
+    for expert, here in plan.groups:
+        torch.mm(rows[here], dense(w13[expert], x.dtype).T, out=hidden[here])
+        gate, up = hidden[here].chunk(2, -1)
+        torch.mm(silu(gate).mul_(up), dense(w2[expert], x.dtype).T, out=out[here])
+    slots = out.index_select(0, plan.inverse).view(*weights.shape, x.shape[1])  # [T, K, M]
+    return torch.einsum("tkm,tk->tm", slots, weights), rows, hidden, out
+
+
 class _Grouped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor, w2: Tensor) -> Tensor:
         plan = _Plan(experts, len(w13))
-        rows = x.index_select(0, plan.rows)  # [R, M]
-        hidden = rows.new_empty(len(rows), w13.shape[1])  # [R, 2F]
-        out = torch.empty_like(rows)
-        out[: plan.dropped] = 0
-        for expert, here in plan.groups:
-            torch.mm(rows[here], w13[expert].T, out=hidden[here])
-            gate, up = hidden[here].chunk(2, -1)
-            torch.mm(silu(gate).mul_(up), w2[expert].T, out=out[here])
+        mixed, rows, hidden, out = _grouped(plan, x, weights, w13, w2)
         ctx.save_for_backward(rows, hidden, out, weights, w13, w2)
         ctx.plan = plan
-        slots = out.index_select(0, plan.inverse).view(*experts.shape, x.shape[1])  # [T, K, M]
-        return torch.einsum("tkm,tk->tm", slots, weights)
+        return mixed
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

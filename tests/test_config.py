@@ -150,6 +150,9 @@ def test_the_vl_spelling_of_shared_experts_is_read() -> None:
         ({"rms_norm_eps": 0}, "rms_norm_eps must be a finite number above 0, got 0"),
         ({"rope_theta": float("nan")}, "rope_theta must be a finite number above 0, got nan"),
         ({"vocab_sise": 5}, "unknown configuration key 'vocab_sise'"),
+        ({"quantization": {"bits": 4}}, r"quantization must be null or \"int8\", got \{'bits': 4\}"),
+        ({"quantization_config": "int8"}, "quantization_config must be an object, got 'int8'"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "asks for 'fp8' in the format None, which is not read here"),
     ],
 )
 def test_impossible_configurations_are_refused_by_name(keys: dict[str, Any], says: str) -> None:
@@ -171,3 +174,38 @@ def test_replace_checks_again() -> None:
     assert nano().replace(vocab_size=600).vocab_size == 600
     with pytest.raises(ConfigError, match="vocab_size"):
         nano().replace(vocab_size=0)
+
+
+def test_int8_weights_are_told_in_the_words_of_compressed_tensors() -> None:
+    config = tiny().replace(quantization="int8")
+    keys = json.loads(json.dumps(config.to_dict()))
+    assert "quantization" not in keys and MiniMaxM1Config.from_dict(keys) == config
+    assert MiniMaxM1Config.from_dict({**keys, "quantization_config": None}) == tiny()
+    assert "quantization_config" not in tiny().to_dict()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "pack-quantized"},
+        {"kv_cache_scheme": {"num_bits": 8}},
+        {"config_groups": []},
+        {"config_groups": {"group_0": {"targets": ["Linear"]}}},
+        {"weights": {"num_bits": 4}},
+        {"weights": {"strategy": "group", "group_size": 128}},
+        {"weights": {"symmetric": False}},
+        {"input_activations": {"num_bits": 8}},
+    ],
+)
+def test_other_quantised_checkpoints_are_refused(change: dict[str, Any]) -> None:
+    keys = tiny().replace(quantization="int8").to_dict()
+    told = keys["quantization_config"]
+    group = told["config_groups"]["group_0"]
+    if "weights" in change:
+        group["weights"] |= change["weights"]
+    elif "input_activations" in change:
+        group |= change
+    else:
+        told |= change
+    with pytest.raises(ConfigError, match="quantization_config asks for 'compressed-tensors' in the format"):
+        MiniMaxM1Config.from_dict(keys)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -39,6 +40,24 @@ _HF_NAMES = {
 }
 _HF_LAYER_TYPES: dict[Any, int] = {"linear_attention": LIGHTNING, "full_attention": SOFTMAX}
 
+# int8 weights, a scale a row, as compressed-tensors writes them (its format "int-quantized"): of the standard forms the
+# one whose tensors are just what we hold. `ignore` is the list that MiniMax's own int8 loading leaves alone.
+_INT8_WEIGHTS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False}
+_INT8: dict[str, Any] = {
+    "quant_method": "compressed-tensors",
+    "format": "int-quantized",
+    "quantization_status": "compressed",
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": _INT8_WEIGHTS,
+            "input_activations": None,
+            "output_activations": None,
+        }
+    },
+    "ignore": ["lm_head", "model.embed_tokens", r"re:.*\.coefficient$", r"re:.*\.block_sparse_moe\.gate$"],
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MiniMaxM1Config:
@@ -47,6 +66,9 @@ class MiniMaxM1Config:
     Field names are the published keys of `config.json`. `attn_type_list` has one entry a layer:
     0 lightning attention, 1 softmax attention. One key is ours: `lightning_norm_eps`, the epsilon
     of the norm inside lightning attention, which the published code leaves at 1e-6.
+
+    `quantization` is what the weights are held in: None is floating point, "int8" a byte each with one float32 scale
+    a row. In `config.json` it stands as `quantization_config`, in the words of compressed-tensors.
 
     Raises:
         ConfigError: the values describe no model; the message names the value and the limit.
@@ -83,6 +105,7 @@ class MiniMaxM1Config:
     tie_word_embeddings: bool = False
     bos_token_id: int | None = None
     eos_token_id: int | None = None
+    quantization: str | None = None
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -105,6 +128,7 @@ class MiniMaxM1Config:
         _check("hidden_act", self.hidden_act, self.hidden_act == "silu", '"silu"')
         modes = ("sigmoid", "softmax")
         _check("shared_moe_mode", self.shared_moe_mode, self.shared_moe_mode in modes, '"sigmoid" or "softmax"')
+        _check("quantization", self.quantization, self.quantization in (None, "int8"), 'null or "int8"')
         self._check_layers()
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
@@ -134,7 +158,9 @@ class MiniMaxM1Config:
         values: dict[str, Any] = {}
         for key, value in keys.items():
             name = _HF_NAMES.get(key, key)
-            if name in known:
+            if name == "quantization_config":
+                values["quantization"] = _quantization(value)
+            elif name in known:
                 values[name] = value
             elif key not in _IGNORED:
                 raise ConfigError(f"unknown configuration key {key!r}")
@@ -165,6 +191,8 @@ class MiniMaxM1Config:
         """The published keys, ready for `config.json`."""
         keys = asdict(self)
         keys["attn_type_list"] = list(self.attn_type_list)
+        if keys.pop("quantization") == "int8":
+            keys["quantization_config"] = deepcopy(_INT8)
         return {"architectures": ["MiniMaxM1ForCausalLM"], "model_type": "minimax_m1", **keys}
 
     def replace(self, **changes: Any) -> Self:
@@ -206,6 +234,30 @@ def _is_number(value: Any) -> bool:
 def _check(name: str, value: Any, good: bool, limit: str) -> None:
     if not good:
         raise ConfigError(f"{name} must be {limit}, got {value!r}")
+
+
+def _quantization(told: Any) -> str | None:
+    """What a `quantization_config` asks for; which tensors it means shows in the files, and is checked there."""
+    if told is None:
+        return None
+    _check("quantization_config", told, isinstance(told, Mapping), "an object")
+    groups = told.get("config_groups")
+    group = next(iter(groups.values())) if isinstance(groups, Mapping) and len(groups) == 1 else None
+    weights = group.get("weights") if isinstance(group, Mapping) else None
+    if (
+        isinstance(group, Mapping)
+        and isinstance(weights, Mapping)
+        and all(told.get(key) == _INT8[key] for key in ("quant_method", "format"))
+        and all(weights.get(key, False) == value for key, value in _INT8_WEIGHTS.items())
+        and group.get("input_activations") is None
+        and group.get("output_activations") is None
+        and told.get("kv_cache_scheme") is None
+    ):
+        return "int8"
+    raise ConfigError(
+        f"quantization_config asks for {told.get('quant_method')!r} in the format {told.get('format')!r}, which is not "
+        'read here; int8 weights with one scale a row are (compressed-tensors\' "int-quantized", weights alone)'
+    )
 
 
 def _add_head_shape(values: dict[str, Any], keys: Mapping[str, Any]) -> None:

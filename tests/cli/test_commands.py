@@ -90,6 +90,20 @@ def test_generate_raw_continues_the_text(small: Path) -> None:
     assert text == raw["text"] + "\n"
 
 
+@pytest.mark.parametrize(
+    "command", [["generate", "hi", "-m"], ["chat", "-m"], ["serve", "--port", "0", "-m"], ["eval"]]
+)
+def test_every_command_that_answers_takes_a_quantisation(small: Path, command: list[str]) -> None:
+    result = run(*command, small, "--quantization", "int3")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == "minimax-m1: quantization must be null or \"int8\", got 'int3'"
+
+
+def test_generate_in_int8(small: Path) -> None:
+    whole = json.loads(run("generate", "hello", "-m", small, "--quantization", "int8", "--json").stdout)
+    assert whole["usage"]["output_tokens"] == 8
+
+
 def test_a_seed_repeats_itself(small: Path) -> None:
     def sampled(seed: int) -> str:
         return str(run("generate", "hello", "-m", small, "--temperature", "1", "--seed", seed).stdout)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from minimax_m1.errors import RequestError
-from minimax_m1.eval.held_out import Case, evaluate, grade, suites
+from minimax_m1.eval.held_out import Case, Score, evaluate, grade, loss, suites
 from minimax_m1.llm import LLM
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 from minimax_m1.presets import tiny
@@ -43,6 +45,26 @@ def test_an_untrained_model_scores_and_fails() -> None:
     assert right == 0 and tokens > 5 and len(outputs) == 2
     first = next(iter(evaluate(llm, cases=1, seed=0)))
     assert first.name == "addition, up to 1 digits" and first.accuracy == 0.0
+    assert 0.5 * tokenizer.vocab_size < first.perplexity < 2 * tokenizer.vocab_size
+
+
+def test_the_loss_is_of_the_reference_reply_alone() -> None:
+    tokenizer: MiniMaxM1Tokenizer = build_tokenizer(recipe("tiny"))
+    torch.manual_seed(0)
+    model = MiniMaxM1ForCausalLM(tiny().replace(vocab_size=tokenizer.vocab_size, max_position_embeddings=16384))
+    found = dict(suites(3, 0, words))
+    cases = [*found["tool calls"], *found["sums without a thought"], *found["addition, up to 2 digits"]]
+    total, count = 0.0, 0
+    for case in cases:
+        ids, said = case.told(tokenizer)
+        asked = len(case.prompt(tokenizer))
+        assert ids[:asked] == case.prompt(tokenizer) and not any(said[:asked]) and all(said[asked:-2]) and sum(said) > 1
+        with torch.no_grad():
+            known = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        total -= sum(known[at - 1, ids[at]].item() for at in range(len(ids)) if said[at])
+        count += sum(said)
+    assert loss(LLM.of(model, tokenizer), cases, tokenizer) == pytest.approx(total / count, rel=1e-4)
+    assert Score(name="", cases=1, right=1, prompt_tokens=1, loss=0.5).perplexity == math.exp(0.5)
 
 
 def test_a_model_that_fails_has_no_score() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import fields
@@ -16,7 +17,7 @@ from minimax_m1.engine.config import EngineConfig
 from minimax_m1.engine.request import FinishReason, Request, SamplingParams, StructuredOutputsParams
 from minimax_m1.engine.scripted import ScriptedEngine
 from minimax_m1.engine.snapshot import Snapshot
-from minimax_m1.errors import ContextLengthExceeded, ModelNotFound, RequestError, ServerBusy
+from minimax_m1.errors import CheckpointError, ContextLengthExceeded, ModelNotFound, RequestError, ServerBusy
 from minimax_m1.llm import LLM
 from minimax_m1.llm.llm import Limits
 from minimax_m1.model.fingerprint import fingerprint
@@ -320,6 +321,19 @@ def test_the_limits_are_the_engine_s(words: MiniMaxM1Tokenizer) -> None:
         LLM("no-such-model-here", max_num_seqs=0)
     with pytest.raises(TypeError, match="max_seqs"):
         LLM("no-such-model-here", max_seqs=2)  # type: ignore[call-arg]
+
+
+def test_int8_weights_and_floating_point_do_not_share_a_context(llm: LLM, tmp_path: Path) -> None:
+    tiny_model(llm.get_tokenizer()).save_pretrained(tmp_path / "model")
+    llm.get_tokenizer().save_pretrained(tmp_path / "model")
+    exact, small = LLM(tmp_path / "model"), LLM(tmp_path / "model", quantization="int8")
+    assert (exact.dtype, small.dtype) == ("float32", "float32+int8")
+    assert small.generate(["the old"], SamplingParams(max_tokens=3))[0].outputs[0].finish_reason == "length"
+    for name, mine, other in (("exact", exact, small), ("small", small, exact)):
+        mine.create_context(tmp_path / name, {"text": "the farmer"})
+        assert mine.ask(tmp_path / name, "walked?", SamplingParams(max_tokens=1))
+        with pytest.raises(CheckpointError, match=f"was written in {re.escape(mine.dtype)}; this model runs in"):
+            other.ask(tmp_path / name, "walked?")
 
 
 def test_a_folder_has_a_fingerprint_and_settings_of_its_own(llm: LLM, tmp_path: Path) -> None:

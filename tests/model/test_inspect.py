@@ -47,7 +47,11 @@ def test_m1_has_the_published_sizes(m1_report: Report) -> None:
     assert m1_report.active_with_head == 47_174_113_280
     assert m1_report.active_with_head_and_embedding == 48_403_306_496
     assert m1_report.weight_bytes["bf16"] == 912_210_767_872  # total_size in the published index
-    assert m1_report.weight_bytes["experts int8, rest bf16"] == 912_210_767_872 - 434_865_438_720
+    scales = 4 * 80 * 32 * (2 * 9216 + 6144)  # one a row of every expert
+    assert m1_report.weight_bytes["experts int8, rest bf16"] == 912_210_767_872 - 434_865_438_720 + scales
+    mixers = 70 * (251_666_432 - 8192) + 10 * 113_246_208  # less the norms inside lightning attention
+    scales += 4 * (70 * (4 * 8192 + 6144) + 10 * (8192 + 2 * 1024 + 6144))
+    assert m1_report.weight_bytes["int8"] == 912_210_767_872 - 434_865_438_720 - mixers + scales
 
 
 def test_m1_remembers_280_mib_and_40_kib_a_token(m1_report: Report) -> None:

@@ -29,7 +29,7 @@ def test_an_unknown_device_is_one_sentence() -> None:
 @shipped
 def test_the_engine_has_the_limits_that_were_asked_for() -> None:
     limits = EngineConfig(max_num_seqs=2, max_queue=3)
-    loaded = load(NANO, dtype="auto", device="cpu", max_model_len=500, config=limits)
+    loaded = load(NANO, dtype="auto", device="cpu", max_model_len=500, quantization="int8", config=limits)
     assert (loaded.engine.max_model_len, loaded.defaults.max_tokens) == (500, 500)
     assert isinstance(loaded.engine, ModelEngine) and loaded.engine.capacity == 5
     assert loaded.guides.guide(thinking_budget=5) is not None

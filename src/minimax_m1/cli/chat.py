@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from minimax_m1.cli.answer import tell
-from minimax_m1.cli.options import MaxNewTokens, Model, Seed, Temperature, Threshold, TopP, open_model
+from minimax_m1.cli.options import MaxNewTokens, Model, Quantization, Seed, Temperature, Threshold, TopP, open_model
 from minimax_m1.errors import RequestError
 
 app = typer.Typer()
@@ -26,9 +26,10 @@ def chat(
     top_p: TopP = None,
     seed: Seed = None,
     expert_threshold: Threshold = 1.0,
+    quantization: Quantization = None,
 ) -> None:
     """Talk with the model; /reset starts anew, /quit leaves, Ctrl-C stops an answer."""
-    llm, params = open_model(model, max_new_tokens, temperature, top_p, seed, expert_threshold)
+    llm, params = open_model(model, max_new_tokens, temperature, top_p, seed, expert_threshold, quantization)
     start = [{"role": "system", "content": system}] if system else []
     messages: list[dict[str, Any]] = list(start)
     if sys.stdin.isatty():

@@ -13,6 +13,7 @@ from minimax_m1.cli.options import (
     AsJson,
     MaxNewTokens,
     Model,
+    Quantization,
     Seed,
     Temperature,
     Threshold,
@@ -35,6 +36,7 @@ def generate(
     top_p: TopP = None,
     seed: Seed = None,
     expert_threshold: Threshold = 1.0,
+    quantization: Quantization = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer one prompt."""
@@ -43,7 +45,7 @@ def generate(
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text:
         raise RequestError("the prompt is empty; it needs at least 1 character", param="prompt")
-    llm, params = open_model(model, max_new_tokens, temperature, top_p, seed, expert_threshold)
+    llm, params = open_model(model, max_new_tokens, temperature, top_p, seed, expert_threshold, quantization)
     ids = llm.get_tokenizer().encode(text) if raw else llm.chat_ids([{"role": "user", "content": text}])
     if not as_json:
         tell(llm, ids, params, plain=raw)

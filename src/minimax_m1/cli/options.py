@@ -20,6 +20,9 @@ TopP = Annotated[float | None, typer.Option(help="Sample from the likeliest toke
 Threshold = Annotated[float, typer.Option(help="Share of the gate to keep, in (0, 1]; lower is faster.")]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
 MaxModelLen = Annotated[int | None, typer.Option(help="Most tokens of input and output; default: the model's limit.")]
+Quantization = Annotated[
+    str | None, typer.Option(help='"int8" holds most weights in a byte each; default: as the checkpoint has them.')
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON object.")]
 
 
@@ -30,11 +33,12 @@ def open_model(
     top_p: float | None,
     seed: int | None,
     expert_threshold: float,
+    quantization: str | None = None,
 ) -> tuple[LLM, SamplingParams]:
     """The model, and its own sampling settings with what the user gave put over them."""
     from minimax_m1.llm import LLM
 
-    llm = LLM(model)
+    llm = LLM(model, quantization=quantization)
     given: Mapping[str, Any] = {"max_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     given = {key: value for key, value in given.items() if value is not None}
     return llm, dataclasses.replace(llm.get_default_sampling_params(), expert_threshold=expert_threshold, **given)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minimax_m1.cli.options import MaxModelLen, Model
+from minimax_m1.cli.options import MaxModelLen, Model, Quantization
 from minimax_m1.errors import RequestError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def serve(
         str, typer.Option(help='Of the weights, such as "bfloat16"; "auto" is the checkpoint\'s.')
     ] = "auto",
     device: Annotated[str, typer.Option(help='Such as "cpu" or "cuda".')] = "cpu",
+    quantization: Quantization = None,
     body_limit: Annotated[int, typer.Option(min=1, help="Most MiB of one request's body.")] = 64,
     max_num_seqs: Annotated[int, typer.Option(help="Most requests that run at once; more wait.")] = 32,
     max_num_batched_tokens: Annotated[
@@ -68,7 +69,14 @@ def serve(
         from minimax_m1.serve.loading import load as load_model
 
         try:
-            return load_model(folder, dtype=dtype, device=device, max_model_len=max_model_len, config=config)
+            return load_model(
+                folder,
+                dtype=dtype,
+                device=device,
+                max_model_len=max_model_len,
+                quantization=quantization,
+                config=config,
+            )
         except Exception as error:  # carried to the main thread, which ends the program with it
             failures.append(error)
             server.should_exit = True

@@ -1,11 +1,13 @@
 """How well a model does its tasks: held-out cases, answered freely and greedily, graded by the families' verifiers.
 
-In: a model and its tokenizer. Out: a `Score` a family, and one for recall at each of two lengths. Cases come from the
-test split, which training never sees.
+In: a model and its tokenizer. Out: a `Score` a family, and one for recall at each of two lengths: the share of right
+answers, and how much the reference replies surprise the model. Cases come from the test split, which training never
+sees.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,17 +28,26 @@ _MAX_TOKENS = 400  # the longest reference reply has about 150
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """One line of the report: what was asked, how many cases, how many were right, the mean prompt in tokens."""
+    """One line of the report: what was asked, how many cases, how many were right, the mean prompt in tokens.
+
+    `loss` is the mean of -log p over the tokens of the reference replies, in nats.
+    """
 
     name: str
     cases: int
     right: int
     prompt_tokens: float
+    loss: float
 
     @property
     def accuracy(self) -> float:
         """Share of right answers."""
         return self.right / self.cases
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss): 1 where the model is certain of every token of the reference replies."""
+        return math.exp(self.loss)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +62,17 @@ class Case:
         if self.example.raw is not None:
             return tokenizer.encode(self.example.raw.rpartition("=")[0] + "=")
         return encode_chat(tokenizer, prompt_of(self.example, self.turn), self.example.tools or None)
+
+    def told(self, tokenizer: MiniMaxM1Tokenizer) -> tuple[list[int], list[bool]]:
+        """The prompt with its reference reply, and which of these ids are the reply's, its end among them."""
+        asked = self.prompt(tokenizer)
+        if self.example.raw is not None:
+            assert tokenizer.eos_token_id is not None
+            ids = [*asked, *tokenizer.encode(self.example.raw.rpartition("=")[2]), tokenizer.eos_token_id]
+            return ids, [at >= len(asked) for at in range(len(ids))]
+        messages, tools = self.example.messages[: self.turn + 1], self.example.tools or None
+        ids, said = encode_chat(tokenizer, messages, tools, add_generation_prompt=False, with_mask=True)
+        return ids, [bool(own) and at >= len(asked) for at, own in enumerate(said)]
 
     def right(self, answer: CompletionOutput) -> bool:
         """Whether the family's verifier accepts it."""
@@ -108,15 +130,31 @@ def grade(llm: LLM, cases: Sequence[Case], tokenizer: MiniMaxM1Tokenizer) -> tup
         RequestError: the engine gave an answer up, so there is no score.
     """
     params = SamplingParams(temperature=0, max_tokens=_MAX_TOKENS)
-    outputs: list[RequestOutput] = []
-    for first in range(0, len(cases), _BATCH):
-        prompts = [case.prompt(tokenizer) for case in cases[first : first + _BATCH]]
-        outputs += llm.generate(prompts, params, use_tqdm=False)
-    for output in outputs:
-        if output.outputs[0].error is not None:
-            raise RequestError(output.outputs[0].error)
+    outputs = list(_run(llm, [case.prompt(tokenizer) for case in cases], params))
     right = sum(case.right(output.outputs[0]) for case, output in zip(cases, outputs, strict=True))
     return right, sum(len(o.prompt_token_ids) for o in outputs) / len(outputs), outputs
+
+
+def loss(llm: LLM, cases: Sequence[Case], tokenizer: MiniMaxM1Tokenizer) -> float:
+    """Mean of -log p over the tokens of the cases' reference replies; raises as `grade` does."""
+    told = [case.told(tokenizer) for case in cases]
+    total = 0.0
+    outputs = _run(llm, [ids for ids, _ in told], SamplingParams(max_tokens=0, prompt_logprobs=0))
+    for (ids, said), output in zip(told, outputs, strict=True):
+        assert output.prompt_logprobs is not None
+        for token, own, known in zip(ids, said, output.prompt_logprobs, strict=True):
+            if own and known is not None:
+                total -= known[token].logprob
+    return total / sum(sum(said) for _, said in told)
+
+
+def _run(llm: LLM, prompts: Sequence[list[int]], params: SamplingParams) -> Iterator[RequestOutput]:
+    """Outputs in order, some prompts at a time; raises RequestError where the engine gave one up."""
+    for first in range(0, len(prompts), _BATCH):
+        for output in llm.generate(prompts[first : first + _BATCH], params, use_tqdm=False):
+            if output.outputs[0].error is not None:
+                raise RequestError(output.outputs[0].error)
+            yield output
 
 
 def evaluate(llm: LLM, *, cases: int, seed: int) -> Iterator[Score]:
@@ -124,4 +162,4 @@ def evaluate(llm: LLM, *, cases: int, seed: int) -> Iterator[Score]:
     tokenizer = llm.get_tokenizer()
     for name, some in suites(cases, seed, lambda text: len(tokenizer.encode(text))):
         right, tokens, _ = grade(llm, some, tokenizer)
-        yield Score(name=name, cases=len(some), right=right, prompt_tokens=tokens)
+        yield Score(name=name, cases=len(some), right=right, prompt_tokens=tokens, loss=loss(llm, some, tokenizer))

@@ -76,6 +76,7 @@ class LLM:
         tokenizer: the same, where it lies elsewhere.
         dtype: of the weights, such as "bfloat16"; "auto" keeps the checkpoint's.
         device: such as "cuda".
+        quantization: "int8" rounds the weights to a byte each as they are loaded; None keeps the checkpoint's.
         max_model_len: most tokens of input and output together; None is the model's own limit, or what the memory
             for keys and values holds.
         limits: fields of `EngineConfig`: max_num_seqs, max_num_batched_tokens, enable_prefix_caching, kv_cache_bytes...
@@ -92,6 +93,7 @@ class LLM:
         tokenizer: str | Path | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "cpu",
+        quantization: str | None = None,
         max_model_len: int | None = None,
         **limits: Unpack[Limits],
     ) -> None:
@@ -100,7 +102,9 @@ class LLM:
         vocabulary = folder if tokenizer is None else locate(tokenizer, weights=False)
         words = MiniMaxM1Tokenizer.from_pretrained(vocabulary)
         ops = Ops.fastest(torch.device(device))
-        weights = MiniMaxM1ForCausalLM.from_pretrained(folder, dtype=dtype, device=device, ops=ops)
+        weights = MiniMaxM1ForCausalLM.from_pretrained(
+            folder, dtype=dtype, device=device, quantization=quantization, ops=ops
+        )
         self._set_up(weights, words, folder, vocabulary, max_model_len, config)
 
     @classmethod
@@ -130,7 +134,8 @@ class LLM:
         self._tokenizer = tokenizer
         self._folder, self._vocabulary = folder, vocabulary
         self._vocab_size = model.config.vocab_size
-        self._dtype = str(model.dtype).removeprefix("torch.")
+        names = (str(model.dtype).removeprefix("torch."), model.config.quantization)
+        self._dtype = "+".join(name for name in names if name is not None)
         eos_ids = {token for token in (tokenizer.eos_token_id, model.config.eos_token_id) if token is not None}
         self._driver = Driver(ModelEngine(model, eos_ids=eos_ids, max_model_len=max_model_len, config=config))
         self._numbers = itertools.count()
@@ -150,7 +155,7 @@ class LLM:
 
     @property
     def dtype(self) -> str:
-        """What the weights are in, by torch's name, such as "bfloat16"."""
+        """What the weights are in, by torch's name, such as "bfloat16", or "bfloat16+int8" where most are rounded."""
         return self._dtype
 
     @cached_property

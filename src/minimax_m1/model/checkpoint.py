@@ -1,12 +1,13 @@
 """Checkpoints in the published layout: safetensors, one file or shards with an index, beside a config.json.
 
 In and out: a folder. Tensors go one at a time between a shard and their place in the model (the stacked experts are
-read and written through views), so loading needs little more memory than the model. Names and shapes that do not
-fit are refused by name.
+read and written through views) and are rounded on the way where the model is to hold int8, so loading needs little
+more memory than the model. Names and shapes that do not fit are refused by name.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,9 +22,10 @@ from torch import Tensor
 
 from minimax_m1.config import MiniMaxM1Config
 from minimax_m1.errors import CheckpointError
+from minimax_m1.kernels.quantized import Int8
 from minimax_m1.location import locate
 from minimax_m1.model.lightning import LightningAttention, Slopes
-from minimax_m1.model.names import published_tensors
+from minimax_m1.model.names import is_scale, published_tensors, scale_of
 
 if TYPE_CHECKING:
     from minimax_m1.kernels.ops import Ops
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     Model = TypeVar("Model", bound=MiniMaxM1ForCausalLM)
 
+_READ_AT_ONCE = 2**27  # bytes
 _INDEX, _SINGLE, _CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 # Buffers that transformers' port writes out; they follow from the config and are computed anew.
@@ -38,19 +41,22 @@ _DERIVED = ("slope_rate", "query_decay", "key_decay", "diagonal_decay", "rotary_
 
 
 def published_views(model: MiniMaxM1ForCausalLM) -> dict[str, Tensor]:
-    """Every published name with its place in the model: a parameter, or a view into the stacked experts."""
+    """Every published name with its place in the model: a parameter, or a view into the stacked experts.
+
+    Scales are views [out, 1] of the [out] that the model holds.
+    """
     own = {name: parameter.data for name, parameter in model.named_parameters(remove_duplicate=False)}
+    own |= dict(model.named_buffers())
     inner = model.config.intermediate_size
     views = {}
     for name in published_tensors(model.config):
         if ".experts." not in name:
-            views[name] = own[name]
-            continue
-        stack, expert, part, _ = name.rsplit(".", 3)
-        if part == "w2":
-            views[name] = own[f"{stack}.w2"][int(expert)]
+            view = own[name]
         else:
-            views[name] = own[f"{stack}.w13"][int(expert), slice(0, inner) if part == "w1" else slice(inner, None)]
+            stack, expert, part, kind = name.rsplit(".", 3)
+            held = own[f"{stack}.{'w2' if part == 'w2' else 'w13'}{kind.removeprefix('weight')}"][int(expert)]
+            view = held if part == "w2" else held[:inner] if part == "w1" else held[inner:]
+        views[name] = view[:, None] if is_scale(name) else view
     return views
 
 
@@ -61,7 +67,7 @@ def use_published_names(model: MiniMaxM1ForCausalLM) -> None:
 
 
 def _publish(model: MiniMaxM1ForCausalLM, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
-    for name in [n for n in state if n.endswith((".experts.w13", ".experts.w2"))]:
+    for name in [n for n in state if ".experts.w" in n]:
         del state[name]
     if model.config.tie_word_embeddings:
         state.pop(f"{prefix}lm_head.weight", None)
@@ -69,13 +75,15 @@ def _publish(model: MiniMaxM1ForCausalLM, state: dict[str, Any], prefix: str, _m
 
 
 def _take_in(model: MiniMaxM1ForCausalLM, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    for layer in range(model.config.num_hidden_layers):
+    for name in [n for n in state if is_scale(n)]:
+        state[name] = state[name].flatten()
+    for layer, kind in itertools.product(range(model.config.num_hidden_layers), ("", scale_of(""))):
         base = f"{prefix}model.layers.{layer}.block_sparse_moe.experts"
-        names = [[f"{base}.{e}.w{i}.weight" for i in (1, 2, 3)] for e in range(model.config.num_local_experts)]
+        names = [[f"{base}.{e}.w{i}.weight{kind}" for i in (1, 2, 3)] for e in range(model.config.num_local_experts)]
         if all(name in state for expert in names for name in expert):
             parts = [[state.pop(name) for name in expert] for expert in names]
-            state[f"{base}.w13"] = torch.stack([torch.cat((w1, w3)) for w1, _, w3 in parts])
-            state[f"{base}.w2"] = torch.stack([w2 for _, w2, _ in parts])
+            state[f"{base}.w13{kind}"] = torch.stack([torch.cat((w1, w3)) for w1, _, w3 in parts])
+            state[f"{base}.w2{kind}"] = torch.stack([w2 for _, w2, _ in parts])
     if model.config.tie_word_embeddings and f"{prefix}model.embed_tokens.weight" in state:
         state[f"{prefix}lm_head.weight"] = state[f"{prefix}model.embed_tokens.weight"]
 
@@ -86,6 +94,7 @@ def load(
     *,
     dtype: torch.dtype | str,
     device: torch.device,
+    quantization: str | None,
     ops: Ops | None,
     progress: bool,
 ) -> Model:
@@ -96,24 +105,51 @@ def load(
     shapes = {n: s for shard in shards for n, s in header(shard).items()}
     config = with_shared_width(config, shapes)
     check_names({n: shape for n, (shape, _) in shapes.items()}, config, folder)
+    _check_integers({n: kind for n, (_, kind) in shapes.items()}, config, folder)
     wanted = _dtype(dtype, shapes)
+    if quantization is not None:
+        config = config.replace(quantization=quantization)
     with torch.device("meta"):
         model = kind(config, ops=ops, init=False).to(wanted)
     model = _materialise(model, device)
     views = published_views(model)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not (progress and console.is_terminal)) as bar:
-        task = bar.add_task(f"loading {folder.name}", total=len(views))
+        task = bar.add_task(f"loading {folder.name}", total=len(shapes))
         for shard in shards:
             try:
-                with safe_open(shard, "pt") as tensors:
-                    for key in tensors.keys():  # noqa: SIM118  (safe_open is no mapping)
-                        if key in views:
-                            views[key].copy_(tensors.get_tensor(key))
-                            bar.advance(task)
+                for key, tensor in _stored(shard):
+                    if key in views:
+                        _put(views, key, tensor)
+                        bar.advance(task)
             except SafetensorError as error:
                 raise CheckpointError(f"{shard} is cut or damaged: {error}") from None
     return model.eval()
+
+
+def _stored(shard: Path) -> Iterator[tuple[str, Tensor]]:
+    """A file's tensors in turn; it is opened anew now and then, for what was read of an open file counts as memory."""
+    with safe_open(shard, "pt") as tensors:
+        names = [*tensors.keys()][::-1]
+    while names:
+        read = 0
+        with safe_open(shard, "pt") as tensors:
+            while names and read < _READ_AT_ONCE:
+                name = names.pop()
+                tensor = tensors.get_tensor(name)
+                read += tensor.nbytes
+                yield name, tensor
+
+
+def _put(views: Mapping[str, Tensor], name: str, tensor: Tensor) -> None:
+    """A tensor into its place, rounded where that holds int8 and the tensor does not."""
+    place = views[name]
+    if place.dtype == torch.int8 and tensor.is_floating_point():
+        rounded = Int8.of(tensor.to(place.device))
+        place.copy_(rounded.values)
+        views[scale_of(name)].copy_(rounded.scales[:, None])
+    else:
+        place.copy_(tensor)
 
 
 def _materialise(model: Model, device: torch.device) -> Model:
@@ -182,6 +218,15 @@ def check_names(found: Mapping[str, tuple[int, ...]], config: MiniMaxM1Config, w
             raise CheckpointError(
                 f"{name} in {where} has shape {list(found[name])}, the configuration says {list(shape)}"
             )
+
+
+def _check_integers(found: Mapping[str, str], config: MiniMaxM1Config, where: Path) -> None:
+    """Raises CheckpointError where a tensor is int8 and should not be, or should be and is not."""
+    expected = published_tensors(config)
+    for name in expected:
+        if (found[name] == "I8") != (scale_of(name) in expected):
+            wanted = "I8" if scale_of(name) in expected else "of a floating-point dtype"
+            raise CheckpointError(f"{name} in {where} is {found[name]}; by the config.json there it should be {wanted}")
 
 
 def _some(names: set[str]) -> str:

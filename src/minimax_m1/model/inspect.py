@@ -25,7 +25,7 @@ from minimax_m1.config import MiniMaxM1Config
 from minimax_m1.errors import CheckpointError
 from minimax_m1.location import locate
 from minimax_m1.model.checkpoint import header, with_shared_width
-from minimax_m1.model.names import GATE, published_tensors
+from minimax_m1.model.names import GATE, is_scale, published_tensors, quantizable
 from minimax_m1.presets import PRESETS
 
 CONTEXTS = (8_192, 32_768, 65_536, 131_072, 262_144, 524_288, 1_048_576)
@@ -91,7 +91,7 @@ def inspect_model(name: str | Path) -> Report:
         headers = {tensor: told for tensor, told in stored.items() if told is not None}
         config = with_shared_width(MiniMaxM1Config.from_file(folder / "config.json"), headers)
     shapes = published_tensors(config)
-    sizes = {tensor: prod(shape) for tensor, shape in shapes.items()}
+    sizes = {tensor: prod(shape) for tensor, shape in shapes.items() if not is_scale(tensor)}
 
     total = sum(sizes.values())
     table = config.vocab_size * config.hidden_size
@@ -118,8 +118,8 @@ def inspect_model(name: str | Path) -> Report:
         active_with_head_and_embedding=active + 2 * table,
         weight_bytes={
             "bf16": 2 * total + 2 * gates,  # gates are stored in fp32
-            "experts int8, rest bf16": 2 * total + 2 * gates - experts,
-            "int8": total + 3 * gates,
+            "experts int8, rest bf16": 2 * total + 2 * gates - _saved(shapes, ".experts."),
+            "int8": 2 * total + 2 * gates - _saved(shapes, ""),  # as `quantization="int8"` holds a bf16 model
         },
         lightning_state_bytes=4 * lightning_state,
         kv_bytes_per_token={"bf16": 2 * kv, "int8": kv},
@@ -129,6 +129,11 @@ def inspect_model(name: str | Path) -> Report:
         },
         files=_compare(shards, stored, shapes) if stored else None,
     )
+
+
+def _saved(shapes: dict[str, tuple[int, ...]], part: str) -> int:
+    """Bytes that int8 takes less than bf16 in the tensors named so: one a weight, less four a row for its scale."""
+    return sum(prod(shape) - 4 * shape[0] for name, shape in shapes.items() if part in name and quantizable(name))
 
 
 def _fingerprint(names: Iterable[str]) -> str:
@@ -143,12 +148,13 @@ def _built(config: MiniMaxM1Config, shapes: dict[str, tuple[int, ...]]) -> int:
 
     with torch.device("meta"):
         model = MiniMaxM1ForCausalLM(config)
-    built = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tensors = model.state_dict()
+    built = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if config.tie_word_embeddings:
         built.pop("lm_head.weight", None)  # one tensor under two names
     differ = sorted(set(built.items()) ^ set(shapes.items()))
     assert not differ, f"built and published tensors differ: {differ[:4]}"
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(tensors[name].numel() for name in built if not is_scale(name))
 
 
 def _stored(folder: Path) -> tuple[int, dict[str, _Header | None]]:
@@ -211,7 +217,7 @@ def render(report: Report) -> str:
     ]
     title = report.name if report.folder is None else f"{report.name}  ({report.folder})"
     notes = (
-        "The router stays fp32; quantised weights are counted without their scales.\n"
+        "The router stays fp32; int8 counts its scales, and leaves embedding and head in bf16.\n"
         "FLOPs: a multiply-add is 2; every active weight once, with the head; softmax layers\n"
         "4·heads·head_dim·context; lightning layers 5·heads·head_dim²; norms, rotations and softmax left out."
     )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, silu
 
 from minimax_m1.kernels.ops import Ops
+from minimax_m1.model.precision import uncast
 
 
 class Linear(nn.Module):
@@ -57,14 +58,7 @@ class GatedMLP(nn.Module):
         return out
 
 
-_HEAD_ROWS = 16_384  # vocabulary rows brought to float32 at a time: 0.4 GB at M1's width
-
-
 def head(x: Tensor, weight: Tensor, ops: Ops) -> Tensor:
     """Logits [T, V] in float32 or better whatever the model's dtype (MiniMax-M1 report, section 3.2)."""
-    accurate = torch.promote_types(x.dtype, torch.float32)
-    x = x.to(accurate)
-    with torch.autocast(x.device.type, enabled=False):
-        if weight.dtype == accurate:
-            return ops.linear(x, weight)
-        return torch.cat([ops.linear(x, rows.to(accurate)) for rows in weight.split(_HEAD_ROWS)], -1)
+    with uncast(x.device):
+        return ops.linear(x.to(torch.promote_types(x.dtype, torch.float32)), weight)

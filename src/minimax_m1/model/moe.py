@@ -14,7 +14,7 @@ from torch.nn.functional import linear, one_hot
 from minimax_m1.config import MiniMaxM1Config
 from minimax_m1.kernels.moe.route import DROPPED, route
 from minimax_m1.kernels.ops import Ops
-from minimax_m1.model.precision import KeepsFloat32
+from minimax_m1.model.precision import KeepsFloat32, uncast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class Gate(KeepsFloat32):
         self.weight = nn.Parameter(torch.empty(experts, width, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with uncast(x.device):
             return linear(x.to(self.weight.dtype), self.weight)
 
 
@@ -69,6 +69,10 @@ class Experts(nn.Module):
         experts, width, inner = config.num_local_experts, config.hidden_size, config.intermediate_size
         self.w13 = nn.Parameter(torch.empty(experts, 2 * inner, width))
         self.w2 = nn.Parameter(torch.empty(experts, width, inner))
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """w13 and w2, as `Ops.moe` takes them."""
+        return self.w13, self.w2
 
 
 class SparseMoE(nn.Module):
@@ -86,7 +90,7 @@ class SparseMoE(nn.Module):
             x = x * torch.empty_like(x).uniform_(1 - self.jitter, 1 + self.jitter)
         logits = self.gate(x)
         experts, weights = route(logits, self.top_k, threshold)
-        out = ops.moe(x, experts, weights, self.experts.w13, self.experts.w2)
+        out = ops.moe(x, experts, weights, *self.experts.weights())
         return out, Routing(experts=experts, weights=weights, logits=logits)
 
 

@@ -25,6 +25,7 @@ from minimax_m1.model.block import DecoderLayer
 from minimax_m1.model.init import init_weights
 from minimax_m1.model.layers import Embedding, Linear, RMSNorm, head
 from minimax_m1.model.moe import Routing
+from minimax_m1.model.quantization import quantize
 from minimax_m1.model.state import GrownKeyValues, State
 
 
@@ -63,7 +64,10 @@ class MiniMaxM1ForCausalLM(nn.Module):
     """
 
     def __init__(self, config: MiniMaxM1Config, *, ops: Ops | None = None, init: bool = True) -> None:
-        """Random weights (model/init.py) unless `init` is False; kernels `Ops.torch()` unless told otherwise."""
+        """Random weights (model/init.py) unless `init` is False; kernels `Ops.torch()` unless told otherwise.
+
+        With `config.quantization` the weights are rounded once they are drawn; such a model answers and never trains.
+        """
         super().__init__()
         self.config, self.ops = config, ops or Ops.torch()
         self.model = Decoder(config)
@@ -73,6 +77,9 @@ class MiniMaxM1ForCausalLM(nn.Module):
         checkpoint.use_published_names(self)
         if init and self.device.type != "meta":
             init_weights(self)
+        if config.quantization is not None:
+            quantize(self)
+            self.eval()
 
     @property
     def device(self) -> torch.device:
@@ -81,8 +88,24 @@ class MiniMaxM1ForCausalLM(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights (router and norms' statistics are float32 all the same)."""
+        """The dtype of the weights (router and norms' statistics are float32 all the same), int8 ones left aside."""
         return self.lm_head.weight.dtype
+
+    def train(self, mode: bool = True) -> Self:
+        """Torch's; raises RequestError where the weights are int8, which cannot be trained."""
+        if mode and self.config.quantization is not None:
+            raise self._untrainable()
+        return super().train(mode)
+
+    def _asks_gradients(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    def _untrainable(self) -> RequestError:
+        return RequestError(
+            f"a model with {self.config.quantization} weights cannot be trained and gives no gradients; "
+            "load the checkpoint in floating point, without quantization",
+            param="quantization",
+        )
 
     def empty_state(self, sequences: int = 1) -> State:
         """The state of sequences that have seen nothing."""
@@ -114,7 +137,10 @@ class MiniMaxM1ForCausalLM(nn.Module):
         [N] give the last so many tokens of each sequence, packed.
         Nothing reads the last layer's output but the logits, so that layer takes every token into its state and
         works out only the rows that are asked for; the others show no expert there. `route_all` runs them as well.
+        Raises RequestError where int8 weights are asked for gradients.
         """
+        if self.config.quantization is not None and torch.is_grad_enabled() and self._asks_gradients():
+            raise self._untrainable()
         assert len(batch.segments) == len(state) and batch.segments.total == len(batch.ids)
         x = self.model.embed_tokens(batch.ids)
         accurate = torch.promote_types(self.dtype, torch.float32)
@@ -205,15 +231,30 @@ class MiniMaxM1ForCausalLM(nn.Module):
         *,
         dtype: torch.dtype | str = "auto",
         device: torch.device | str = "cpu",
+        quantization: str | None = None,
         ops: Ops | None = None,
         progress: bool = True,
     ) -> Self:
         """Loads "nano", a folder or a hub id, shard by shard; `dtype` "auto" keeps the checkpoint's.
 
+        `quantization` "int8" rounds linear maps and experts as they come in, to a byte a weight and a scale a row;
+        None leaves the weights as the checkpoint has them, and a checkpoint saved in int8 stays so.
+
         Raises ModelNotFound, ConfigError, or CheckpointError naming the tensor or file that does not fit.
         """
-        return checkpoint.load(cls, name, dtype=dtype, device=torch.device(device), ops=ops, progress=progress)
+        return checkpoint.load(
+            cls,
+            name,
+            dtype=dtype,
+            device=torch.device(device),
+            quantization=quantization,
+            ops=ops,
+            progress=progress,
+        )
 
     def save_pretrained(self, folder: str | Path, *, max_shard_bytes: int = 5_000_000_000) -> None:
-        """Writes config.json and safetensors in the published layout, sharded with an index if need be."""
+        """Writes config.json and safetensors in the published layout, sharded with an index if need be.
+
+        int8 weights are written as they are, with their scales beside them (compressed-tensors' "int-quantized").
+        """
         checkpoint.save(self, Path(folder), max_shard_bytes)

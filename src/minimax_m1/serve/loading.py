@@ -22,12 +22,18 @@ from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
 
 
 def load(
-    folder: Path, *, dtype: str, device: str, max_model_len: int | None, config: EngineConfig | None = None
+    folder: Path,
+    *,
+    dtype: str,
+    device: str,
+    max_model_len: int | None,
+    quantization: str | None = None,
+    config: EngineConfig | None = None,
 ) -> Loaded:
     """Loads the model in `folder` and has it say a word, so that the first request finds it warm.
 
-    dtype "auto" is the checkpoint's; max_model_len None the model's own limit, or what the memory for keys and values
-    holds.
+    dtype "auto" is the checkpoint's, quantization "int8" rounds the weights to a byte each; max_model_len None is the
+    model's own limit, or what the memory for keys and values holds.
 
     Raises:
         ModelNotFound, CheckpointError, ConfigError, TokenizerError: it cannot be loaded.
@@ -39,7 +45,7 @@ def load(
         raise RequestError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}", param="device") from None
     tokenizer = MiniMaxM1Tokenizer.from_pretrained(folder)
     ops = Ops.fastest(torch.device(device))
-    model = MiniMaxM1ForCausalLM.from_pretrained(folder, dtype=dtype, device=device, ops=ops)
+    model = MiniMaxM1ForCausalLM.from_pretrained(folder, dtype=dtype, device=device, quantization=quantization, ops=ops)
     engine = ModelEngine(
         model,
         eos_ids={token for token in (tokenizer.eos_token_id, model.config.eos_token_id) if token is not None},

@@ -137,11 +137,10 @@ def test_a_broken_key_or_query_shows() -> None:
 def test_what_is_not_compiled_is_left_to_torch() -> None:
     keys, values = paged([30, 9], 4, 1, 8)
     segments, q = Segments.of([1, 1]), torch.randn(2, 2, 8)
-    dense: Any = [list(keys), list(values)]
     low = [Paged(held.pool.half(), held.table) for held in (keys, values)]
     wide = [Paged(held.pool.repeat(1, 1, 2, 1)[:, :, ::2], held.table) for held in (keys, values)]
     with torch.inference_mode():
-        for query, held in ((q, dense), (q.half(), low), (q, wide)):
+        for query, held in ((q.half(), low), (q, wide)):
             assert torch.equal(Ops.cpu().attention(query, *held, segments), fast.attention(query, *held, segments))
     out = Ops.cpu().attention(q.requires_grad_(), keys, values, segments)
     assert out.requires_grad
@@ -164,3 +163,17 @@ def test_pages_are_gathered_once_and_only_where_somebody_asks(monkeypatch: pytes
         gathered.clear()
         Ops.cpu().attention(torch.randn(604, 2, 8), keys, values, Segments.of([600, 0, 4]))
         assert gathered == [0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("lengths", [[1], [700], [3, 256, 1000]])
+def test_one_query_each_outside_pages_runs_compiled_too(dtype: torch.dtype, lengths: list[int]) -> None:
+    generator = torch.Generator().manual_seed(len(lengths))
+    q = torch.randn(len(lengths), 8, 32, generator=generator).to(dtype)
+    spare = [torch.randn(2, length + 5, 2, 32, generator=generator).to(dtype) for length in lengths]
+    keys, values = ([each[part, :-5] for each in spare] for part in (0, 1))
+    segments = Segments.of([1] * len(lengths))
+    with torch.inference_mode():
+        out = Ops.cpu().attention(q, keys, values, segments)
+    expected = reference.attention(q.double(), [k.double() for k in keys], [v.double() for v in values], segments)
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-5 if dtype == torch.float32 else 2e-2)

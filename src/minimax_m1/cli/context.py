@@ -22,6 +22,7 @@ from minimax_m1.cli.answer import tell
 from minimax_m1.cli.options import (
     AsJson,
     MaxNewTokens,
+    Quantization,
     Seed,
     Temperature,
     Threshold,
@@ -52,6 +53,7 @@ def create(
     out: Annotated[str, typer.Option(help='Where to put the context: a name, or a path such as "book.ctx".')],
     model: Annotated[str, typer.Option("--model", "-m", help='"nano", a folder, or a hub id.')] = "nano",
     save_every: SaveEvery = 16_384,
+    quantization: Quantization = None,
 ) -> None:
     """Read texts into a context; after a kill, the same command goes on from the last save."""
     from minimax_m1.llm import LLM
@@ -59,18 +61,26 @@ def create(
 
     folder, texts = _place(out), _texts(files)
     name = str(Path(model).expanduser().resolve()) if model != "nano" and Path(model).expanduser().is_dir() else model
-    steps = contexts.create(LLM(model), folder, texts, created=time.time(), save_every=save_every, model=name)
+    llm = LLM(model, quantization=quantization)
+    steps = contexts.create(llm, folder, texts, created=time.time(), save_every=save_every, model=name)
     _follow(steps, folder)
 
 
 @app.command()
-def extend(folder: Folder, files: Files, model: Named = None, save_every: SaveEvery = 16_384) -> None:
+def extend(
+    folder: Folder,
+    files: Files,
+    model: Named = None,
+    save_every: SaveEvery = 16_384,
+    quantization: Quantization = None,
+) -> None:
     """Read more texts at the end of a context."""
     from minimax_m1.llm import LLM
     from minimax_m1.llm import context as contexts
 
     place, texts = _place(folder), _texts(files)
-    _follow(contexts.extend(LLM(_model_of(place, model)), place, texts, save_every=save_every), place)
+    llm = LLM(_model_of(place, model), quantization=quantization)
+    _follow(contexts.extend(llm, place, texts, save_every=save_every), place)
 
 
 @app.command()
@@ -83,6 +93,7 @@ def ask(
     top_p: TopP = None,
     seed: Seed = None,
     expert_threshold: Threshold = 1.0,
+    quantization: Quantization = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question about a context without reading it again; the context stays as it is."""
@@ -92,7 +103,7 @@ def ask(
     place = _place(folder)
     text = sys.stdin.read() if question == "-" else question
     name = _model_of(place, model)
-    llm, params = open_model(name, max_new_tokens, temperature, top_p, seed, expert_threshold)
+    llm, params = open_model(name, max_new_tokens, temperature, top_p, seed, expert_threshold, quantization)
     started = time.perf_counter()
     prompt = contexts.question(llm, contexts.open_context(llm, place), text)
     if not as_json:

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from minimax_m1.cli import chat, context, evaluate, generate, inspect, serve, train
+from minimax_m1.cli import bench, chat, context, evaluate, export, generate, inspect, serve, train
 from minimax_m1.errors import MiniMaxError
 
 
@@ -51,6 +51,8 @@ app.add_typer(serve.app)
 app.add_typer(inspect.app)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app)
+app.add_typer(export.app)
+app.add_typer(bench.app)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 In and out as in reference.py, in float32 or bfloat16. For each query keys and values are read once, where they lie, by
 all threads, and shared by all heads of a group; scores, weights and sums are float32. Sequences with more queries,
-other dtypes, dense tensors and gradients are for torch.py.
+other dtypes and gradients are for torch.py, and so are tensors outside pages but for one query each.
 What a query sees is cut into stretches of a fixed length, one softmax each, which are put together at the end: so its
 result has the same bits in any batch and on any number of threads.
 """
@@ -26,7 +26,7 @@ from torch import Tensor
 from minimax_m1.kernels.attention.torch import attention as many_queries
 from minimax_m1.kernels.formats import BFLOAT16, FORMATS, array, compiles, nearest, wide
 from minimax_m1.kernels.ops import Attention
-from minimax_m1.kernels.pages import Paged
+from minimax_m1.kernels.pages import Paged, PageTable
 from minimax_m1.kernels.segments import Segments
 from minimax_m1.kernels.threads import Kernel, as_number, barrier, floats, integers, numbers, real, share
 
@@ -42,6 +42,11 @@ def compile_attention() -> Attention:
     kernel = Kernel(_decode, 17)
 
     def attention(q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], segments: Segments) -> Tensor:
+        if not isinstance(keys, Paged) and segments.single_tokens:
+            whole = [_one_page(*each) for each in zip(keys, values, strict=True)]
+            if all(_in_pages(q, paged) for pair in whole for paged in pair):
+                alone = Segments.of([1])
+                return torch.cat([attention(q[n : n + 1], *pair, alone) for n, pair in enumerate(whole)])
         if not (_in_pages(q, keys) and _in_pages(q, values)):
             return many_queries(q, keys, values, segments)
         assert isinstance(keys, Paged) and isinstance(values, Paged)  # as `_compiles` says
@@ -76,6 +81,12 @@ def compile_attention() -> Attention:
         return out
 
     return attention
+
+
+def _one_page(keys: Tensor, values: Tensor) -> tuple[Paged, Paged]:
+    """Keys and values [L, G, D] that lie in one piece, as one page of L tokens."""
+    table = PageTable((np.zeros(1, np.int64),), (len(keys),), len(keys))
+    return Paged(keys[None], table), Paged(values[None], table)
 
 
 def _in_pages(q: Tensor, held: Sequence[Tensor]) -> bool:

@@ -1,10 +1,13 @@
-"""`minimax-m1 bench`, as typed, on a model of a moment."""
+"""`minimax-m1 bench`, as typed, on a model of a moment; what benchmarks/bench_peers.py lets pass as agreement."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -29,6 +32,49 @@ def test_bench_refuses_what_is_no_list_of_numbers(small: Path, option: str, valu
     done = CliRunner().invoke(app, ["bench", str(small), option, value])
     assert done.exit_code == 2
     assert option.strip("-") in done.output
+
+
+@pytest.mark.parametrize("spoiled", ["one logit of each row off by a fiftieth", "rows shifted", "not a number"])
+def test_the_peer_benchmark_prints_nothing_where_logits_disagree(spoiled: str) -> None:
+    peers = _benchmark("bench_peers")
+    bound = peers.SHAPES["small"]["bounds"]["float32"]
+    mine = np.random.default_rng(0).normal(size=(40, 64))
+    peers.agree("them", "float32", {"near": peers.gap(mine, mine * (1 + 1e-5))}, bound)
+    other = np.roll(mine, 1, axis=0) if spoiled == "rows shifted" else mine.copy()
+    if spoiled == "not a number":
+        other[3, 5] = np.nan
+    elif spoiled.startswith("one"):
+        other[:, 7] += 0.02
+    with pytest.raises(SystemExit, match=r"logits of them .*far.* no figures"):
+        peers.agree("them", "float32", {"near": 0.0, "far": peers.gap(mine, other)}, bound)
+
+
+def test_the_peer_benchmark_takes_each_figure_from_the_better_setting_and_the_better_peer() -> None:
+    peers = _benchmark("bench_peers")
+
+    def told(speed: float, memory: float) -> dict[str, Any]:
+        figures = {"prefill 8": speed, "peak memory MB": memory}
+        return {"figures": figures, "gb_per_second": {}}
+
+    record = {
+        "machine": {"memory_gb_per_second": 10.0},
+        "results": {
+            "float32": {"ours": told(100, 50), "transformers": told(40, 25), "llama.cpp": told(20, 90)},
+            "bfloat16": {"ours": told(90, 60), "transformers": told(50, 80), "llama.cpp": told(10, 95)},
+        },
+    }
+    _, prefill, memory = peers.rows(record, eight=False)
+    assert prefill[:-1] == ["prefill 8", "100 f32", "50 bf16", "20 f32", "2.00"]
+    assert memory[:-1] == ["peak memory MB", "50 f32", "25 f32", "90 f32", "0.50"]
+
+
+def _benchmark(name: str) -> Any:
+    path = Path(__file__).parents[2] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _leaves(value: object) -> list[object]:

@@ -48,6 +48,20 @@ def test_long_ones_and_gradients(length: int, past: int) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
+@pytest.mark.parametrize(("length", "past"), [(2, 1), (300, 700), (700, 30)])
+def test_old_and_new_keys_together_are_as_near_as_one_run(
+    length: int, past: int, dtype: torch.dtype, bound: float
+) -> None:
+    q, keys, values = inputs([length], [past], 4, 2)
+    q, keys, values = 3 * q.to(dtype), [x.to(dtype) for x in keys], [x.to(dtype) for x in values]
+    segments = Segments.of([length])
+    expected = reference.attention(q.double(), [x.double() for x in keys], [x.double() for x in values], segments)
+    with torch.inference_mode():
+        out = fast.attention(q, keys, values, segments)
+    assert out.dtype == dtype and (out - expected).norm() < bound * expected.norm()
+
+
 def test_without_gradients_cached_keys_give_the_same() -> None:
     q, keys, values = inputs([50], [300], 4, 2)
     expected = reference.attention(q, keys, values, Segments.of([50]))

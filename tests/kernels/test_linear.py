@@ -57,8 +57,11 @@ def test_narrow_weights_equal_the_plain_form(
         out = Ops.cpu().linear(x, narrow)
         assert out.dtype == dtype
         torch.testing.assert_close(out, told, **close_to(x))
-        if dtype == torch.float32:  # torch's own path rounds an int8 weight to bfloat16 first where x is
-            torch.testing.assert_close(fused.linear(x, narrow), told, **CLOSE)
+        made = fused.linear(x, narrow)  # rounds an int8 weight to bfloat16 first where x is, and a float32 x to 16 bits
+        if held == "bfloat16":
+            torch.testing.assert_close(made, told, **CLOSE if dtype == torch.float32 else {})
+        else:
+            assert (made - told).norm() <= (3e-4 if dtype == torch.float32 else 2e-2) * told.norm()
 
 
 @pytest.mark.parametrize("held", ["float32", "bfloat16", "int8"])

@@ -110,9 +110,9 @@ def test_narrow_weights_equal_the_plain_form(
         out = Ops.cpu().moe(x, chosen, weights, w13, w2)
         assert out.dtype == dtype
         torch.testing.assert_close(out, told, **close)
-        if held == "int8":  # torch's path rounds these weights to bfloat16 where x is
-            loose = close if dtype == torch.float32 else {"rtol": 3e-2, "atol": 3e-2}
-            torch.testing.assert_close(fast.moe(x, chosen, weights, w13, w2), told, **loose)
+        if held == "int8":  # torch's path rounds these weights to bfloat16 where x is, and a float32 x to 16 bits
+            loose = fast.moe(x, chosen, weights, w13, w2)
+            assert (loose - told).norm() <= (3e-4 if dtype == torch.float32 else 2e-2) * told.norm()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

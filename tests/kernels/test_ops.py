@@ -91,7 +91,7 @@ def test_the_fastest_on_each_device() -> None:
     assert Ops.fastest(torch.device("cpu")) is Ops.cpu() and Ops.cpu().name == "cpu (numba)"
     assert Ops.fastest(torch.device("cuda")) == Ops.torch()
     differ = {f.name for f in fields(Ops) if getattr(Ops.cpu(), f.name) != getattr(Ops.torch(), f.name)}
-    assert differ == {"attention", "lightning", "linear", "moe", "norm", "name"}
+    assert differ == {"attention", "layer", "lightning", "linear", "moe", "norm", "name"}
 
 
 def test_only_the_compiled_kernels_load_numba() -> None:

@@ -22,13 +22,14 @@ def count(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def _add_twice(data: Any) -> None:
-    at, rows = numbers(data, 2)
+    given = numbers(data, 2)
+    at, rows = given
     out = integers(at, rows)
     for _ in range(2):
         first, stop = share(rows)
         for row in range(first, stop):
             out[row] += stop - first
-        barrier()
+        barrier(given)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 7, 1000])

@@ -7,6 +7,7 @@ so that `--help` loads no torch.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -57,4 +58,7 @@ app.add_typer(bench.app)
 
 def main() -> None:
     """The console script."""
+    # OpenMP, which torch loads, lets a waiting thread spin for milliseconds. With another program on the same cores
+    # the one that is waited for cannot run meanwhile, and decoding takes a hundred times as long; so it gives way soon.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     app(prog_name="minimax-m1")

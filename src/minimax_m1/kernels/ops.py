@@ -18,6 +18,7 @@ from torch import device as Device
 
 from minimax_m1.kernels.attention.reference import attention as attention_reference
 from minimax_m1.kernels.attention.torch import attention as attention_torch
+from minimax_m1.kernels.layer.parts import Parts, Recent, Step
 from minimax_m1.kernels.lightning.reference import lightning as lightning_reference
 from minimax_m1.kernels.lightning.torch import lightning as lightning_torch
 from minimax_m1.kernels.linear.reference import linear as linear_reference
@@ -73,9 +74,16 @@ class Rope(Protocol):
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, /) -> Tensor: ...
 
 
+class Layer(Protocol):
+    """x [N, M], one token a sequence; a layer's parts; states [N, H, D, D] or recent keys and values; thresholds ->
+    the whole layer's step. None: not for these, take the ops one by one."""
+
+    def __call__(self, x: Tensor, parts: Parts, past: Tensor | Recent, threshold: Tensor | float, /) -> Step | None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ops:
-    """One callable for each op of the architecture."""
+    """One callable for each op of the architecture; `layer`, where there is one, does a decode step of them all."""
 
     lightning: Lightning
     attention: Attention
@@ -84,6 +92,7 @@ class Ops:
     rope: Rope
     linear: LinearMap
     name: str
+    layer: Layer | None = None
 
     @classmethod
     def reference(cls) -> Self:
@@ -115,8 +124,9 @@ class Ops:
     def cpu(cls) -> Ops:
         """As `torch`, but steps of a few tokens in float32 or bfloat16 run compiled, at the speed of memory.
 
-        Compiles on the first call, 4 seconds, or 0.4 where numba finds its cache of an earlier run; later calls
-        return the same. Without an OpenMP to run on, as outside Linux, this is an error of ours: ask `fastest`.
+        Compiles on the first call, which takes seconds, or hardly any where numba finds its cache of an earlier run;
+        later calls return the same. Without an OpenMP to run on, as outside Linux, this is an error of ours: ask
+        `fastest`.
         """
         return _compiled()
 
@@ -129,6 +139,7 @@ class Ops:
 @cache
 def _compiled() -> Ops:
     from minimax_m1.kernels.attention.cpu import compile_attention
+    from minimax_m1.kernels.layer.cpu import compile_layer
     from minimax_m1.kernels.lightning.cpu import compile_lightning
     from minimax_m1.kernels.linear.cpu import compile_linear
     from minimax_m1.kernels.moe.cpu import compile_moe
@@ -137,6 +148,7 @@ def _compiled() -> Ops:
     return replace(
         Ops.torch(),
         attention=compile_attention(),
+        layer=compile_layer(),
         lightning=compile_lightning(),
         linear=compile_linear(),
         moe=compile_moe(),

@@ -20,7 +20,9 @@ from numba import carray, cfunc, njit, types
 from numba.core.cgutils import get_or_insert_function, voidptr_t
 from numba.extending import intrinsic
 
-_CALLED_INSIDE = ("GOMP_barrier", "omp_get_num_threads", "omp_get_thread_num")
+_CALLED_INSIDE = ("omp_get_num_threads", "omp_get_thread_num", "sched_yield")
+_MEETING = 2  # numbers in front of a body's own: threads that have come to the barrier, and how often all have
+_LOOKS = 1000  # at the others, about a microsecond, before a waiting thread lets somebody else have its core
 # Multiply-adds above which a call takes all threads, about 60 µs on one core. Smaller ones would gain little (1.56 ms a
 # token of a 29.8M model either way), and where another program holds a core each wait for a thread costs milliseconds.
 _WORTH_THREADS = 2**19
@@ -41,11 +43,11 @@ class Kernel:
         self._region = pool.GOMP_parallel
         self._region.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint)
         self._region.restype = None
-        self._pack = struct.Struct(f"{count}q").pack
+        self._pack = struct.Struct(f"{_MEETING + count}q").pack
 
     def __call__(self, work: int, *numbers: int) -> None:
         """Runs on all of torch's threads where `work` multiply-adds are worth it, else on the caller's."""
-        data = self._pack(*numbers)  # bodies only read it
+        data = self._pack(*(0,) * _MEETING, *numbers)  # new at each call, and nobody else's: threads meet in it
         threads = torch.get_num_threads() if work >= _WORTH_THREADS else 1
         if threads > 1:
             self._region(self._address, data, threads, 0)
@@ -102,15 +104,60 @@ def _threads(_typing: Any) -> Any:
 
 
 @intrinsic
-def barrier(_typing: Any) -> Any:
-    """Waits until every thread of the region has come here. (It returns nothing; the 32 bits are noise.)"""
-    return _entry("GOMP_barrier")
+def _yield(_typing: Any) -> Any:
+    return _entry("sched_yield")
+
+
+@intrinsic
+def _add(_typing: Any, _address: Any, _value: Any) -> Any:
+    """Adds to a number that threads share, all of them seeing what was written before; gives what it was."""
+
+    def code(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        at = builder.inttoptr(values[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", at, values[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), code
+
+
+@intrinsic
+def _look(_typing: Any, _address: Any) -> Any:
+    """A number that threads share, as it is now."""
+
+    def code(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        at = builder.inttoptr(values[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(at, "acquire", 8)
+
+    return types.int64(types.int64), code
+
+
+@njit
+def barrier(given: Any) -> None:
+    """Waits until every thread of the region has come here; `given` is what `numbers` gave.
+
+    OpenMP's own spins for milliseconds before it gives way, and where another program holds a core the thread that it
+    waits for may be the one that cannot run: a step of two such programs took 250 ms instead of 1.2.
+    """
+    threads = np.int64(_threads())
+    if threads == 1:
+        return
+    at_come = given.ctypes.data - 8 * _MEETING
+    at_met = at_come + 8
+    met = _add(at_met, 0)
+    if _add(at_come, 1) == threads - 1:
+        _add(at_come, -threads)
+        _add(at_met, 1)
+        return
+    looks = 0
+    while _look(at_met) == met:
+        looks += 1
+        if looks % _LOOKS == 0:
+            _yield()
 
 
 @njit
 def numbers(data: Any, count: int) -> Any:
     """The int64 numbers that the kernel was called with."""
-    return carray(data, count, np.int64)
+    return carray(data, _MEETING + count, np.int64)[_MEETING:]
 
 
 @njit

@@ -1,7 +1,8 @@
 """One layer: mixer, then experts, each behind a norm and added to a scaled residual.
 
 In: hidden states [T, M] and this layer's part of the state. Out: both afterwards, and the routing.
-With `postnorm` the residual is the normed tensor (DeepNorm moved to the next layer's head).
+With `postnorm` the residual is the normed tensor (DeepNorm moved to the next layer's head). A decode step takes
+`Ops.layer` where there is one: the whole layer in one call.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from minimax_m1.config import LIGHTNING, MiniMaxM1Config
-from minimax_m1.kernels.ops import Ops
+from minimax_m1.kernels.layer.parts import Experts, LightningMixer, Parts, Recent, SoftmaxMixer
+from minimax_m1.kernels.ops import Layer, Ops
 from minimax_m1.model.attention import SoftmaxAttention
 from minimax_m1.model.batch import Batch, Tail
 from minimax_m1.model.layers import GatedMLP, Linear, RMSNorm
 from minimax_m1.model.lightning import LightningAttention
 from minimax_m1.model.moe import Routing, SparseMoE
+from minimax_m1.model.quantization import Int8Linear
+from minimax_m1.model.state import PagedKeyValues
 
 
 class DecoderLayer(nn.Module):
@@ -38,7 +42,8 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = LightningAttention(config, layer) if kind == LIGHTNING else SoftmaxAttention(config)
         self.block_sparse_moe = SparseMoE(config)
-        if config.shared_intermediate_size:
+        self.shared = config.shared_intermediate_size > 0
+        if self.shared:
             self.shared_mlp = GatedMLP(config.hidden_size, config.shared_intermediate_size)
             self.coefficient = Linear(config.hidden_size, 1)
 
@@ -56,6 +61,10 @@ class DecoderLayer(nn.Module):
 
         With a `tail`, x and routing come back for its rows [R] only; the state takes in every token all the same.
         """
+        if ops.layer is not None and tail is None and batch.segments.single_tokens and not torch.is_grad_enabled():
+            done = self._step(x, batch, tables, memory, threshold, ops.layer)
+            if done is not None:
+                return done
         normed = self.input_layernorm(x, ops)
         if isinstance(self.self_attn, LightningAttention):
             mixed, memory = self.self_attn(normed, batch, memory, ops, tail)
@@ -68,9 +77,50 @@ class DecoderLayer(nn.Module):
         x = _residual(residual, mixed, *self.mixer_scale)
         normed = self.post_attention_layernorm(x, ops)
         out, routing = self.block_sparse_moe(normed, threshold, ops)
-        if hasattr(self, "shared_mlp"):
+        if self.shared:
             out = self._with_shared(normed, out, ops)
         return _residual(normed if self.postnorm else x, out, *self.mlp_scale), memory, routing
+
+    def _step(
+        self,
+        x: Tensor,
+        batch: Batch,
+        tables: tuple[Tensor, Tensor],
+        memory: Any,
+        threshold: Tensor | float,
+        layer: Layer,
+    ) -> tuple[Tensor, Any, Routing] | None:
+        """One token of each sequence in one call; None where the ops must do it one by one."""
+        if self.shared or (self.training and self.block_sparse_moe.jitter > 0):
+            return None
+        past, after = memory, None
+        if isinstance(memory, PagedKeyValues):
+            after = PagedKeyValues(memory.data, memory.table.after(batch.segments))
+            past = Recent(after.keys, after.values, memory.table.places(batch.segments, x.device), *tables)
+        elif not isinstance(memory, Tensor):
+            return None
+        step = layer(x, self._parts(), past, threshold)
+        if step is None:
+            return None
+        routing = Routing(experts=step.experts, weights=step.weights, logits=step.logits)
+        return step.x, step.states if after is None else after, routing
+
+    def _parts(self) -> Parts:
+        """The layer's tensors, taken anew each time: who moves or replaces one need not tell."""
+        mixer, moe = self.self_attn, self.block_sparse_moe
+        if isinstance(mixer, LightningAttention):
+            maps: Any = LightningMixer(
+                *(_weight(mixer.qkv_proj), _weight(mixer.output_gate), mixer.norm.weight, mixer.norm.eps),
+                *(_weight(mixer.out_proj), mixer.slopes.values),
+            )
+        else:
+            maps = SoftmaxMixer(*map(_weight, (mixer.q_proj, mixer.k_proj, mixer.v_proj, mixer.o_proj)))
+        norms = self.input_layernorm, self.post_attention_layernorm
+        return Parts(
+            *(norms[0].weight, norms[1].weight, norms[0].eps, maps),
+            Experts(moe.gate.weight, *moe.experts.weights(), moe.top_k),
+            *(self.postnorm, self.mixer_scale, self.mlp_scale),
+        )
 
     def _with_shared(self, normed: Tensor, out: Tensor, ops: Ops) -> Tensor:
         """moe (1 - c) + shared c, the mixing coefficient in float32."""
@@ -79,6 +129,11 @@ class DecoderLayer(nn.Module):
         share = (score.sigmoid() if self.shared_mode == "sigmoid" else score.softmax(-1)).to(out.dtype)
         shared: Tensor = self.shared_mlp(normed, ops)
         return out * (1 - share) + shared * share
+
+
+def _weight(linear: nn.Module) -> Any:
+    """A linear map's weight, a tensor or an `Int8`."""
+    return linear.held[0] if isinstance(linear, Int8Linear) else linear.weight
 
 
 def _residual(residual: Tensor, branch: Tensor, alpha: float, beta: float) -> Tensor:

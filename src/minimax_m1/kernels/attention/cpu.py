@@ -13,8 +13,9 @@ result has the same bits in any batch and on any number of threads.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from minimax_m1.kernels.attention.torch import attention as many_queries
-from minimax_m1.kernels.formats import BFLOAT16, FORMATS, array, compiles, nearest, wide
+from minimax_m1.kernels.formats import BFLOAT16, FORMATS, array, compiles, exp2, nearest, wide
 from minimax_m1.kernels.ops import Attention
 from minimax_m1.kernels.pages import Paged, PageTable
 from minimax_m1.kernels.segments import Segments
@@ -51,9 +52,10 @@ def compile_attention() -> Attention:
             return many_queries(q, keys, values, segments)
         assert isinstance(keys, Paged) and isinstance(values, Paged)  # as `_compiles` says
         assert keys.table is values.table and keys.pool.shape == values.pool.shape and len(keys) == len(segments)
+        assert keys.pool.shape[3] == q.shape[2], f"keys {list(keys.pool.shape)} do not fit queries {list(q.shape)}"
         q, table = q.contiguous(), keys.table
         out = torch.empty_like(q)
-        pages, firsts = table.flat(q.device)
+        firsts = table.flat(q.device)[1]
         plan, stretches, work = [], 0, 0
         for n, (start, stop) in enumerate(pairwise(segments.cu_seqlens)):
             if stop - start > _FEW:
@@ -66,21 +68,42 @@ def compile_attention() -> Attention:
                 stretches, work = stretches - -seen // _STRETCH, work + seen
         if plan:
             _, heads, width = q.shape
-            _, size, groups, _ = keys.pool.shape
-            assert heads % groups == 0 and keys.pool.shape[3] == width and size == table.size and work >= len(plan)
-            rows, asked = torch.tensor(plan), q.float()
-            slots = torch.get_num_threads()
-            room = asked.new_empty(slots * _STRETCH * (heads + 2))
-            parts = asked.new_empty(stretches * heads * (width + 2))
-            kernel(
-                2 * work * heads * width,
-                *(t.data_ptr() for t in (asked, keys.pool, values.pool, out, rows, pages, room, parts)),
-                *(slots, len(plan), stretches, size, groups, heads, width),
-                *(as_number(_LOG2_E / width**0.5), FORMATS[q.dtype]),
-            )
+            asked = q.float()
+            needs = Look.of(plan, stretches, keys, heads)
+            at = asked.data_ptr(), keys.pool.data_ptr(), values.pool.data_ptr(), out.data_ptr()
+            kernel(2 * work * heads * width, *at, *needs.numbers, FORMATS[q.dtype])
         return out
 
     return attention
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What `look` needs beside the addresses of q, keys, values and out: 12 numbers, and the memory behind them."""
+
+    numbers: tuple[int, ...]
+    behind: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, plan: Sequence[tuple[int, int, int, int]], stretches: int, keys: Paged, heads: int) -> Self:
+        """`plan`: for each query its row, the tokens it sees, where its pages begin and which stretch is its first."""
+        _, size, groups, width = keys.pool.shape
+        assert heads % groups == 0 and size == keys.table.size and all(seen > 0 for _, seen, _, _ in plan)
+        slots, pages = torch.get_num_threads(), keys.table.flat(keys.pool.device)[0]
+        rows, room = torch.tensor(plan), torch.empty(slots * _STRETCH * (heads + 2), dtype=torch.float32)
+        parts = torch.empty(stretches * heads * (width + 2), dtype=torch.float32)
+        behind = rows, pages, room, parts
+        shape = slots, len(plan), stretches, size, groups, heads, width
+        return cls((*(each.data_ptr() for each in behind), *shape, as_number(_LOG2_E / width**0.5)), behind)
+
+    @classmethod
+    def once(cls, keys: Paged, heads: int) -> Self:
+        """One query of each sequence."""
+        firsts, plan, stretches = keys.table.flat(keys.pool.device)[1], [], 0
+        for row, (seen, first) in enumerate(zip(keys.table.lengths, firsts, strict=True)):
+            plan.append((row, seen, first, stretches))
+            stretches -= -seen // _STRETCH
+        return cls.of(plan, stretches, keys, heads)
 
 
 def _one_page(keys: Tensor, values: Tensor) -> tuple[Paged, Paged]:
@@ -96,14 +119,14 @@ def _in_pages(q: Tensor, held: Sequence[Tensor]) -> bool:
 def _decode(data: Any) -> None:
     given = numbers(data, 17)
     if given[16] == BFLOAT16:
-        _rows(given, np.uint16, 2)
+        look(given, given, np.uint16, 2, np.uint16, 2)
     else:
-        _rows(given, np.float32, 4)
+        look(given, given, np.float32, 4, np.float32, 4)
 
 
 @njit
-def _rows(given: Any, kind: Any, item: int) -> None:
-    """All of it for keys and values of one kind, numbers of `item` bytes."""
+def look(all_given: Any, given: Any, kind: Any, item: int, out_kind: Any, out_item: int) -> None:
+    """All of it for keys and values of one kind, numbers of `item` bytes; `given` holds them."""
     at_q, at_keys, at_values, at_out, at_plan, at_pages, at_room, at_parts = given[:8]
     slots, rows, stretches, size, groups, heads, width = given[8:15]
     scale = np.float32(real(given[15]))
@@ -125,16 +148,16 @@ def _rows(given: Any, kind: Any, item: int) -> None:
         _score(at, at_keys, places[:whole], scores, part, shape, scale, kind, item)
         _weigh(scores, whole, count, part, shape)
         _mix(at_values, places[:whole], scores, part, shape, kind, item)
-    barrier()
+    barrier(all_given)
     first, stop = share(rows * heads)
     for unit in range(first, stop):
         row, head = unit // heads, unit % heads
         begin, end = plan[row * 4 + 3], plan[row * 4 + 7] if row + 1 < rows else stretches
         parts = floats(at_parts + 4 * begin * part_size, (end - begin) * part_size)
         mixed = _merge(parts, head * (width + 2), part_size, width)
-        out = array(at_out + item * (plan[row * 4] * heads + head) * width, width, kind)
+        out = array(at_out + out_item * (plan[row * 4] * heads + head) * width, width, out_kind)
         for j in range(width):
-            out[j] = nearest(mixed[j], kind)
+            out[j] = nearest(mixed[j], out_kind)
 
 
 @njit
@@ -186,7 +209,7 @@ def _weigh(scores: Any, whole: int, count: int, part: Any, shape: Any) -> None:
         most, total = part[head * (width + 2) + width], np.float32(0)
         weights = scores[head * _STRETCH : head * _STRETCH + whole]
         for t in range(count):
-            weights[t] = _exp2(weights[t] - most)
+            weights[t] = exp2(weights[t] - most)
             total += weights[t]
         weights[count:] = 0
         part[head * (width + 2) + width + 1] = total
@@ -212,7 +235,7 @@ def _mix(at_values: int, places: Any, weights: Any, part: Any, shape: Any, kind:
                     mixed[j] += w0 * wide(v0[j]) + w1 * wide(v1[j]) + w2 * wide(v2[j]) + w3 * wide(v3[j])
 
 
-@njit(fastmath={"contract", "reassoc"})
+@njit(fastmath={"contract", "reassoc"}, error_model="numpy")
 def _merge(parts: Any, offset: int, step: int, width: int) -> Any:
     """Puts the stretches of one head together, in the first one's place: each holds its mixed values, its highest
     score, its sum of weights."""
@@ -222,7 +245,7 @@ def _merge(parts: Any, offset: int, step: int, width: int) -> Any:
     out = parts[offset : offset + width]
     total = np.float32(0)
     for at in range(offset, len(parts), step):
-        weight = _exp2(parts[at + width] - most)
+        weight = exp2(parts[at + width] - most)
         total += weight * parts[at + width + 1]
         part = parts[at : at + width]
         for j in range(width):
@@ -230,23 +253,6 @@ def _merge(parts: Any, offset: int, step: int, width: int) -> Any:
     for j in range(width):
         out[j] /= total
     return out
-
-
-@njit(fastmath={"contract", "reassoc"})
-def _exp2(x: Any) -> Any:
-    """2 to the power of x, x at most 0, to 2e-7 of it: numba's own would not run sixteen at a time."""
-    x = np.float32(-126) if x < np.float32(-126) else x  # NaN stays NaN
-    whole = np.floor(x + np.float32(0.5))
-    f = x - whole  # in [-0.5, 0.5], where 2^f has this polynomial
-    p = np.float32(1.535336188319500e-4)
-    p = p * f + np.float32(1.339887440266574e-3)
-    p = p * f + np.float32(9.618437357674640e-3)
-    p = p * f + np.float32(5.550332471162809e-2)
-    p = p * f + np.float32(2.402264791363012e-1)
-    p = p * f + np.float32(6.931472028550421e-1)
-    p = p * f + np.float32(1)
-    # Adding 1.5 * 2^23 + 127 leaves whole + 127 in the lowest bits, which are then shifted to where an exponent lies.
-    return p * np.int32(np.float32(whole + np.float32(12583039)).view(np.int32) << 23).view(np.float32)
 
 
 @njit

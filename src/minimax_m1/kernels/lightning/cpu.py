@@ -62,13 +62,14 @@ def _heads(data: Any) -> None:
     form, sequences, heads, width, by_row, by_head = given[8:]
     asked, memory, shape = (at_q, at_k, at_v), (at_slopes, at_states, at_ends), (sequences, heads, width)
     if form == BFLOAT16:
-        _step(asked, memory, at_sums, at_out, shape, by_row, by_head, np.uint16)
+        step(asked, memory, at_sums, at_out, shape, by_row, by_head, np.uint16)
     else:
-        _step(asked, memory, at_sums, at_out, shape, by_row, by_head, np.float32)
+        step(asked, memory, at_sums, at_out, shape, by_row, by_head, np.float32)
 
 
 @njit(fastmath={"contract", "reassoc"})
-def _step(asked: Any, memory: Any, at_sums: int, at_out: int, shape: Any, by_row: int, by_head: int, kind: Any) -> None:
+def step(asked: Any, memory: Any, at_sums: int, at_out: int, shape: Any, by_row: int, by_head: int, kind: Any) -> None:
+    """This thread's share of the heads of all sequences; q, k and v are apart by `by_row` and `by_head` numbers."""
     at_slopes, at_states, at_ends = memory
     sequences, heads, width = shape
     units, size = sequences * heads, width * width

@@ -1,9 +1,10 @@
 """Lightning attention in blocks: matrix products inside a block, one state carried from block to block.
 
 In and out as in reference.py. Sequences of one token take one step of the recurrence. The others are cut into blocks
-of 16 to 256 tokens (the size with the least work for the lengths at hand), products run in float32 or better, and the
-backward is written by hand: it keeps q, k, v and one state a block, so its memory grows with T and not with T squared.
-The slopes are constants, not trained.
+of 16 to 256 tokens (the size with the least work for the lengths at hand). States are float32 or better, and so are all
+products where gradients may be asked for; else bfloat16 tokens meet each other in bfloat16. The backward is written by
+hand: it keeps q, k, v and one state a block, so its memory grows with T and not with T squared. The slopes are
+constants, not trained.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Op = Callable[[Tensor, Tensor, Tensor, Tensor, Segments, Tensor], tuple[Tensor, 
 _SIZES = (16, 32, 64, 128, 256)  # MiniMax-01 section 3.3: several block sizes, the least padding wins
 # Costs in units of multiply-adds a head, measured on two CPU cores.
 _SCAN_STEP = 20_000
-_STATE_ENTRY = 32  # a block writes, carries and reads a state of width squared entries
+_STATE_ENTRY = 64  # a block writes, carries and reads a state of width squared entries
 
 
 @eager
@@ -39,6 +40,9 @@ def lightning(
         if segments.single_tokens:
             return _step(q, k, v, slopes, states)
         blocks = segments.blocks(block_size(segments, q.shape[-1]), q.device)
+        asked = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, states))
+        if q.dtype is torch.bfloat16 and not asked:
+            return _in_bfloat16(q, k, v, slopes, states, blocks)
         out, ends = _Blockwise.apply(q, k, v, slopes, states, blocks)
     return out, ends
 
@@ -74,6 +78,37 @@ def _step(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, states: Tensor) -> tu
     return out.to(q.dtype), ends
 
 
+def _in_bfloat16(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, states: Tensor, blocks: Blocks
+) -> tuple[Tensor, Tensor]:
+    """What `_Blockwise` computes, where no gradient is asked for, in less than half its time.
+
+    What goes into a state is float32, so that states come out as accurate; scores, and states where they are read, are
+    rounded. Outputs are off by 2.7e-3 of their norm, and by 1.7e-3 where only the outputs themselves are rounded.
+    """
+    q_, k_, v_ = (_to_blocks(x, blocks, q.dtype) for x in (q, k, v))
+    decays = _Decays(slopes.to(states.dtype), blocks)
+    pushed = k_.to(states.dtype).mul_(decays.key).transpose(-1, -2) @ v_.to(states.dtype)
+    before, ends = _scan(states, pushed, decays, blocks)
+    scores = (q_ @ k_.transpose(-1, -2)).mul_(decays.within.to(q.dtype))
+    out = (q_ * decays.query.to(q.dtype)) @ before.to(q.dtype)
+    out += scores @ v_
+    return _from_blocks(out, blocks, q.dtype), ends
+
+
+def _scan(states: Tensor, pushed: Tensor, decays: _Decays, blocks: Blocks) -> tuple[Tensor, Tensor]:
+    """The state before each block, [NB, H, D, D], and after each sequence, [N, H, D, D]."""
+    before = torch.empty_like(pushed)
+    carry = states[blocks.order]  # a copy: the caller's states stay as they are
+    for first, count in blocks.levels:
+        here = slice(first, first + count)
+        before[here] = carry[:count]
+        carry[:count].mul_(decays.block[here]).add_(pushed[here])
+    ends = torch.empty_like(carry)
+    ends[blocks.order] = carry
+    return before, ends
+
+
 class _Blockwise(torch.autograd.Function):
     """o = (q kᵀ ⊙ D) v + (q ⊙ λʲ) S and S' = λᵐ S + (k ⊙ λᵐ⁻ʲ)ᵀ v for each block of m tokens."""
 
@@ -84,17 +119,10 @@ class _Blockwise(torch.autograd.Function):
         q_, k_, v_ = (_to_blocks(x, blocks, states.dtype) for x in (q, k, v))
         decays = _Decays(slopes.to(states.dtype), blocks)
         pushed = (k_ * decays.key).transpose(-1, -2) @ v_  # [NB, H, D, D]
-        before = torch.empty_like(pushed)
-        carry = states[blocks.order]  # a copy: the caller's states stay as they are
-        for first, count in blocks.levels:
-            here = slice(first, first + count)
-            before[here] = carry[:count]
-            carry[:count].mul_(decays.block[here]).add_(pushed[here])
+        before, ends = _scan(states, pushed, decays, blocks)
         scores = (q_ @ k_.transpose(-1, -2)).mul_(decays.within)
         out = (q_ * decays.query) @ before
         out += scores @ v_
-        ends = torch.empty_like(carry)
-        ends[blocks.order] = carry
         ctx.save_for_backward(q_, k_, v_, before, slopes)
         ctx.blocks, ctx.dtype = blocks, q.dtype
         return _from_blocks(out, blocks, q.dtype), ends

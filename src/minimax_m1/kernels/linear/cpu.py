@@ -35,6 +35,7 @@ from minimax_m1.kernels.quantized import Int8
 from minimax_m1.kernels.threads import Kernel, floats, numbers, share
 
 _MOST_ROWS = {FLOAT32: 16, BFLOAT16: 4, INT8: 24}  # by the weight's format: above, torch is faster (measured)
+_MOST_WIDENED = 32  # of float32 rows and bfloat16 weights, as in the head: torch would first widen every weight
 
 
 def compile_linear() -> LinearMap:
@@ -43,7 +44,11 @@ def compile_linear() -> LinearMap:
 
     def linear(x: Tensor, weight: Tensor | Int8) -> Tensor:
         values, at_scales = parts(weight)
-        if x.dim() != 2 or not compiles(x, values) or x.shape[0] > _MOST_ROWS[FORMATS[values.dtype]]:
+        if x.dim() != 2 or not compiles(x, values):
+            return many_rows(x, weight)
+        form, x_form = FORMATS[values.dtype], FORMATS[x.dtype]
+        most = _MOST_WIDENED if (x_form, form) == (FLOAT32, BFLOAT16) else _MOST_ROWS[form]
+        if x.shape[0] > most:
             return many_rows(x, weight)
         x = x.contiguous()
         tokens, width = x.shape
@@ -65,22 +70,23 @@ def _rows(data: Any) -> None:
     at_x, x_form, at_weight, form, at_scales, at_out, out_form, tokens, width, rows = numbers(data, 10)
     shape = tokens, width, rows
     if form == FLOAT32:
-        _products(at_x, at_weight, at_scales, at_out, out_form, shape, np.float32, np.float32)
+        products(at_x, at_weight, at_scales, at_out, out_form, shape, np.float32, np.float32)
     elif form == BFLOAT16:
         if x_form == FLOAT32:
-            _products(at_x, at_weight, at_scales, at_out, out_form, shape, np.float32, np.uint16)
+            products(at_x, at_weight, at_scales, at_out, out_form, shape, np.float32, np.uint16)
         else:
-            _products(at_x, at_weight, at_scales, at_out, out_form, shape, np.uint16, np.uint16)
+            products(at_x, at_weight, at_scales, at_out, out_form, shape, np.uint16, np.uint16)
     elif x_form == FLOAT32:
-        _products(at_x, at_weight, at_scales, at_out, out_form, shape, np.float32, np.int8)
+        products(at_x, at_weight, at_scales, at_out, out_form, shape, np.float32, np.int8)
     else:
-        _products(at_x, at_weight, at_scales, at_out, out_form, shape, np.uint16, np.int8)
+        products(at_x, at_weight, at_scales, at_out, out_form, shape, np.uint16, np.int8)
 
 
 @njit
-def _products(
+def products(
     at_x: int, at_weight: int, at_scales: int, at_out: int, out_form: int, shape: Any, x_kind: Any, kind: Any
 ) -> None:
+    """out [tokens, rows] = x weightᵀ, this thread's share of the rows; `at_scales` is 0 where there are none."""
     tokens, width, rows = shape
     x, weight = array(at_x, tokens * width, x_kind), array(at_weight, rows * width, kind)
     scales = floats(at_scales, rows)

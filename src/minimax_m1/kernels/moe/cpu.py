@@ -26,9 +26,11 @@ from minimax_m1.kernels.formats import (
     array,
     compiles,
     dot,
+    eight_dots,
     four_dots,
     parts,
     row_of,
+    sigmoid,
 )
 from minimax_m1.kernels.moe.torch import moe as many_tokens
 from minimax_m1.kernels.ops import MoE
@@ -57,7 +59,7 @@ def compile_moe() -> MoE:
         assert weights.shape == experts.shape and (at_scales13 == 0) == (at_scales2 == 0)
         out = torch.empty_like(read)
         threads = torch.get_num_threads()
-        room = read.new_empty(tokens * slots * (2 * threads + inner))  # int64 numbers first, then float32
+        room = read.new_empty(tokens * slots * (2 * threads + 2 * inner))  # int64 numbers first, then float32
         at_groups = room.data_ptr()
         kernel(
             3 * tokens * slots * inner * width,
@@ -79,25 +81,35 @@ def _experts(data: Any) -> None:
     experts, weights = integers(at_experts, tokens * slots), floats(at_weights, tokens * slots)
     group = integers(at_groups + 8 * thread * tokens * slots, tokens * slots)
     into, outof = (at_x, at_w13, at_scales13, at_act), (at_act, at_w2, at_scales2, at_out)
+    both_products(given, into, outof, experts, weights, group, form, (slots, count, width, inner))
+
+
+@njit
+def both_products(
+    given: Any, into: Any, outof: Any, experts: Any, weights: Any, group: Any, form: int, sizes: Any
+) -> None:
+    """The weighted sum, this thread's columns of it; experts and weights [T * K], `group` room for as many numbers."""
+    slots, count, width, inner = sizes
     if form == FLOAT32:
         _first(into, experts, group, slots, count, width, inner, np.float32)
-        barrier()
+        barrier(given)
         _second(outof, experts, weights, group, slots, count, width, inner, np.float32)
     elif form == BFLOAT16:
         _first(into, experts, group, slots, count, width, inner, np.uint16)
-        barrier()
+        barrier(given)
         _second(outof, experts, weights, group, slots, count, width, inner, np.uint16)
     else:
         _first(into, experts, group, slots, count, width, inner, np.int8)
-        barrier()
+        barrier(given)
         _second(outof, experts, weights, group, slots, count, width, inner, np.int8)
 
 
 @njit
 def _first(at: Any, experts: Any, group: Any, slots: int, count: int, width: int, inner: int, kind: Any) -> None:
-    """act [T * K, F] = silu(w1 x) * w3 x, this thread's rows of each w1 and w3."""
+    """act [T * K, F] = silu(w1 x) * w3 x, this thread's rows of each w1 and w3; behind it lies room for w3 x."""
     at_x, at_w13, at_scales, at_act = at
     x, act = floats(at_x, len(experts) // slots * width), floats(at_act, len(experts) * inner)
+    third = floats(at_act + 4 * len(experts) * inner, len(experts) * inner)
     w13, scales = array(at_w13, count * 2 * inner * width, kind), floats(at_scales, count * 2 * inner)
     first, stop = share(inner)
     for expert in range(count):
@@ -108,17 +120,21 @@ def _first(at: Any, experts: Any, group: Any, slots: int, count: int, width: int
                 a, b = row_of(x, group[i] // slots, width), row_of(x, group[i + 1] // slots, width)
                 c, d = row_of(x, group[i + 2] // slots, width), row_of(x, group[i + 3] // slots, width)
                 for f in range(begin, end):
-                    gates = four_dots(row_of(w13, base + f, width), a, b, c, d)
-                    ups = four_dots(row_of(w13, base + inner + f, width), a, b, c, d)
+                    w1, w3 = row_of(w13, base + f, width), row_of(w13, base + inner + f, width)
+                    gates, ups = eight_dots(w1, w3, a, b, c, d)
                     scale1, scale3 = _two(scales, at_scales, base + f, inner)
                     for j in range(4):
-                        act[group[i + j] * inner + f] = _gated(gates[j] * scale1, ups[j] * scale3)
+                        at_f = group[i + j] * inner + f
+                        act[at_f], third[at_f] = gates[j] * scale1, ups[j] * scale3
             for i in range(size // 4 * 4, size):
                 a = row_of(x, group[i] // slots, width)
                 for f in range(begin, end):
                     gate, up = dot(row_of(w13, base + f, width), a), dot(row_of(w13, base + inner + f, width), a)
                     scale1, scale3 = _two(scales, at_scales, base + f, inner)
-                    act[group[i] * inner + f] = _gated(gate * scale1, up * scale3)
+                    at_f = group[i] * inner + f
+                    act[at_f], third[at_f] = gate * scale1, up * scale3
+        for i in range(size):
+            _gate(act, third, group[i] * inner + first, group[i] * inner + stop)
 
 
 @njit
@@ -173,6 +189,8 @@ def _two(scales: Any, at_scales: int, row: int, inner: int) -> Any:
     return scales[row], scales[row + inner]
 
 
-@njit
-def _gated(gate: Any, up: Any) -> Any:
-    return gate / (np.float32(1) + np.exp(-gate)) * up
+@njit(fastmath={"contract", "reassoc"})
+def _gate(act: Any, third: Any, start: int, stop: int) -> None:
+    """In a loop of its own, which runs sixteen at a time."""
+    for f in range(start, stop):
+        act[f] = act[f] * sigmoid(act[f]) * third[f]

@@ -14,7 +14,7 @@ from torch.nn.functional import silu
 
 from minimax_m1.kernels.eager import eager
 from minimax_m1.kernels.moe.route import DROPPED
-from minimax_m1.kernels.quantized import Int8, dense
+from minimax_m1.kernels.quantized import Int8, dense, product
 
 
 @eager
@@ -65,11 +65,18 @@ def _grouped(plan: _Plan, x: Tensor, weights: Tensor, w13: Tensor | Int8, w2: Te
     out = torch.empty_like(rows)
     out[: plan.dropped] = 0
     for expert, here in plan.groups:
-        torch.mm(rows[here], dense(w13[expert], x.dtype).T, out=hidden[here])
+        _multiply(rows[here], w13[expert], hidden[here])
         gate, up = hidden[here].chunk(2, -1)
-        torch.mm(silu(gate).mul_(up), dense(w2[expert], x.dtype).T, out=out[here])
+        _multiply(silu(gate).mul_(up), w2[expert], out[here])
     slots = out.index_select(0, plan.inverse).view(*weights.shape, x.shape[1])  # [T, K, M]
     return torch.einsum("tkm,tk->tm", slots, weights), rows, hidden, out
+
+
+def _multiply(rows: Tensor, weight: Tensor | Int8, out: Tensor) -> None:
+    if isinstance(weight, Int8):
+        product(rows, weight, out)
+    else:
+        torch.mm(rows, dense(weight, rows.dtype).T, out=out)
 
 
 class _Grouped(torch.autograd.Function):

@@ -1,6 +1,6 @@
 """RMSNorm for one row or a few on a CPU. In and out as in reference.py.
 
-Up to 16 rows in float32 or bfloat16 without gradients run compiled, on one thread; anything else is what torch.py
+Up to 32 rows in float32 or bfloat16 without gradients run compiled, on one thread; anything else is what torch.py
 does well.
 """
 
@@ -21,7 +21,7 @@ from minimax_m1.kernels.norm.torch import rms_norm as many_rows
 from minimax_m1.kernels.ops import Norm
 from minimax_m1.kernels.threads import Kernel, as_number, numbers, real
 
-_MOST_ROWS = 16
+_MOST_ROWS = 32
 
 
 def compile_rms_norm() -> Norm:
@@ -44,14 +44,18 @@ def compile_rms_norm() -> Norm:
 def _rows(data: Any) -> None:
     form, at_x, at_weight, at_out, rows, width, eps = numbers(data, 7)
     if form == BFLOAT16:
-        _normed(at_x, at_weight, at_out, rows, width, np.float32(real(eps)), np.uint16)
+        normed(at_x, at_weight, at_out, rows, width, np.float32(real(eps)), np.uint16, np.uint16)
     else:
-        _normed(at_x, at_weight, at_out, rows, width, np.float32(real(eps)), np.float32)
+        normed(at_x, at_weight, at_out, rows, width, np.float32(real(eps)), np.float32, np.float32)
 
 
-@njit(fastmath={"contract", "reassoc"})
-def _normed(at_x: int, at_weight: int, at_out: int, rows: int, width: int, eps: Any, kind: Any) -> None:
-    x, weight, out = array(at_x, rows * width, kind), array(at_weight, width, kind), array(at_out, rows * width, kind)
+@njit(fastmath={"contract", "reassoc"}, error_model="numpy")
+def normed(
+    at_x: int, at_weight: int, at_out: int, rows: int, width: int, eps: Any, kind: Any, weight_kind: Any
+) -> None:
+    """Rows [rows, width] of one kind, normed."""
+    x, out = array(at_x, rows * width, kind), array(at_out, rows * width, kind)
+    weight = array(at_weight, width, weight_kind)
     for row in range(rows):
         here, there = x[row * width : (row + 1) * width], out[row * width : (row + 1) * width]
         scale = np.float32(1 / np.sqrt(dot(here, here) / np.float32(width) + eps))

@@ -13,7 +13,7 @@ INSTALL  = rm -rf build && $(VENV)/bin/python -m pip install --quiet --disable-p
 # Folders are listed too: a deleted file changes its folder's time.
 SOURCES := pyproject.toml README.md $(shell find src ! -name '*.pyc' ! -path '*__pycache__*' ! -path '*.egg-info*')
 
-.PHONY: serve test check slow bench clean
+.PHONY: serve test check slow conformance openapi bench clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -29,6 +29,15 @@ check: $(VENV)/.test
 
 slow: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -m slow --timeout 3600 $(ARGS)
+
+# The official openai-node client comes from npm into a folder that is thrown away.
+conformance: $(VENV)/.test
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	npm install --silent --no-audit --no-fund --prefix "$$folder" openai@6.30.1 zod@4.6.7 && \
+	OPENAI_NODE="$$folder" $(VENV)/bin/python -m pytest tests/conformance -m "conformance or not conformance" $(ARGS)
+
+openapi: $(VENV)/.test
+	$(VENV)/bin/python tests/serve/test_contract.py > openapi.json
 
 bench: $(VENV)/.test
 	@for script in benchmarks/bench_*.py; do $(VENV)/bin/python $$script $(ARGS) || exit 1; done

@@ -1,4 +1,4 @@
-"""Where a model's files lie: a name becomes a folder.
+"""Where files lie: a model's, whose name becomes a folder, and those that must outlive a process.
 
 In: "nano" (shipped with the package), a folder, or a hub id such as "MiniMaxAI/MiniMax-M1-40k".
 Out: the folder's path. A hub id is looked for in the local Hugging Face cache first and fetched only
@@ -7,6 +7,7 @@ where it is not there and HF_HUB_OFFLINE does not forbid it. Knows nothing of wh
 
 from __future__ import annotations
 
+import os
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +17,11 @@ from minimax_m1.errors import ModelNotFound
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _OWNERS = {"MiniMax-AI": "MiniMaxAI"}  # the articles' spelling of the owner -> the hub's
 _TEXT = ("*.json", "*.txt", "*.jinja")
+
+
+def home_folder() -> Path:
+    """The folder of what must outlive a process: MINIMAX_M1_HOME, or ~/.minimax-m1; it may not be there yet."""
+    return Path(os.environ.get("MINIMAX_M1_HOME") or "~/.minimax-m1").expanduser()
 
 
 def locate(name: str | Path, *, weights: bool = True) -> Path:

@@ -126,7 +126,7 @@ def test_contexts_are_listed_shown_and_deleted(book: Path, small: Path, home: Pa
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["create", "none.txt", "--out", "c.ctx"], "No such file or directory: none.txt"),
+        (["create", "none.txt", "--out", "c.ctx"], "none.txt cannot be read: No such file or directory"),
         (["create", "empty.txt", "--out", "c.ctx"], "empty.txt holds no text"),
         (["create", "bytes", "--out", "c.ctx"], "bytes is not UTF-8"),
         (["create", "-", "-", "--out", "c.ctx"], '"-" may stand once'),

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx2
 import pytest
@@ -126,8 +128,11 @@ def _serve(
     engine = WatchedEngine(tokenizer, pause=pause)
     defaults = SamplingParams(temperature=0.0, max_tokens=6000, repetition_stop=repetition_stop)
     loaded = loaded_over(engine, tokenizer, defaults)
-    app = create_app(lambda: loaded, name="nano", body_limit=200_000, ping=ping)
-    with running(app) as url, httpx2.Client(base_url=url) as client:
+    with (
+        TemporaryDirectory() as home,
+        running(create_app(lambda: loaded, name="nano", home=Path(home), body_limit=200_000, ping=ping)) as url,
+        httpx2.Client(base_url=url) as client,
+    ):
         while client.get("/health").status_code != 200:
             time.sleep(0.01)
         yield Served(url=url, engine=engine)

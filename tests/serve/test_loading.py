@@ -36,8 +36,8 @@ def test_the_engine_has_the_limits_that_were_asked_for() -> None:
 
 
 @shipped
-def test_nano_adds_over_http(run_app: Any) -> None:
-    app = create_app(lambda: load(NANO, dtype="auto", device="cpu", max_model_len=None), name="nano")
+def test_nano_adds_over_http(run_app: Any, tmp_path: Any) -> None:
+    app = create_app(lambda: load(NANO, dtype="auto", device="cpu", max_model_len=None), name="nano", home=tmp_path)
     published = {
         "input": "Analyze the following 500K token legal document and summarize the key obligations:",
         "max_output_tokens": 1024,

@@ -150,7 +150,7 @@ def test_a_prompt_longer_than_the_window_is_never_cut(served: Any) -> None:
 
 
 def test_a_stream_tells_everything_once(served: Any) -> None:
-    tool = {"type": "function", "function": {"name": "add"}}
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
     events = stream(served, input="twice " + "padding " * 200, tools=[tool])
     names = [event.name for event in events]
     assert names[0] == "progress" and names[-1] == "done" and names.count("done") == 1
@@ -164,6 +164,8 @@ def test_a_stream_tells_everything_once(served: Any) -> None:
     assert told == {"text": reply.text, "reasoning": reply.reasoning} == {"text": "Well:", "reasoning": "Both."}
     calls = [json.loads(event.data) for event in events if event.name == "tool_call"]
     assert [call.pop("index") for call in calls] == [0, 1]
+    for more in (json.loads(event.data) for event in events if event.name == "tool_arguments"):
+        calls[more["index"]]["arguments"] += more["text"]
     assert calls == [call.model_dump() for call in reply.tool_calls]
     assert reply.routing is not None and reply.usage.total_tokens > 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minimax_m1.errors import ContextLengthExceeded, RequestError
-from minimax_m1.serve.completion import room
+from minimax_m1.serve.question import room
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimax_m1.text import chat
+from minimax_m1.text.grammar import call_format
 from minimax_m1.text.reply import Piece, Reply, ReplyParser, ToolCall, parse_reply
 
 CALL = '{"name": "f", "arguments": {"x": 1}}'
@@ -79,6 +80,9 @@ def gather(pieces: Iterable[Piece]) -> Reply:
         if piece.kind == "tool_call":
             assert piece.index == len(calls)
             calls.append(ToolCall(name=piece.name, arguments=piece.arguments))
+        elif piece.kind == "arguments":
+            assert piece.text and piece.index == len(calls) - 1
+            calls[-1] = ToolCall(name=calls[-1].name, arguments=calls[-1].arguments + piece.text)
         else:
             assert piece.text
             text[piece.kind] += piece.text
@@ -108,15 +112,20 @@ ATOMS = [
     cuts=st.lists(st.integers(0, 300), max_size=6),
     thinking=st.booleans(),
     tools=st.booleans(),
+    guided=st.booleans(),
 )
-def test_any_chunking_gives_the_same(text: str, cuts: list[int], thinking: bool, tools: bool) -> None:
+def test_any_chunking_gives_the_same(text: str, cuts: list[int], thinking: bool, tools: bool, guided: bool) -> None:
     places = sorted(cut % (len(text) + 1) for cut in cuts)
-    parser = ReplyParser(thinking=thinking, tools=tools)
+    parser = ReplyParser(thinking=thinking, tools=tools, guided=guided)
     pieces: list[Piece] = []
     for start, stop in zip([0, *places], [*places, len(text)], strict=True):
         pieces += parser.feed(text[start:stop])
-    assert gather(pieces + parser.finish()) == parse_reply(text, thinking=thinking, tools=tools)
+    whole = ReplyParser(thinking=thinking, tools=tools, guided=guided)
+    expected = gather(whole.feed(text) + whole.finish())
+    assert gather(pieces + parser.finish()) == expected
     assert parser.finish() == []
+    if not guided:
+        assert parse_reply(text, thinking=thinking, tools=tools) == expected
 
 
 @given(text=st.text(alphabet="ab<>{}\n think/", max_size=60))
@@ -161,3 +170,78 @@ def test_without_tools_or_thinking_the_tags_are_answer() -> None:
 def test_a_call_nested_too_deep_is_answer() -> None:
     line = '{"name": "f", "arguments": ' + "[" * 100_000 + "}"
     assert parse_reply("<tool_calls>\n" + line).content == line
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=8)
+    | st.sampled_from(["</tool_calls>", "```", '\\"}{)']),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300)
+@given(
+    template=st.sampled_from(["", "function_setting=functions"]),
+    calls=st.lists(
+        st.tuples(st.sampled_from(["f", "add.two-3", "名"]), st.dictionaries(st.text(max_size=4), VALUES, max_size=3)),
+        min_size=1,
+        max_size=3,
+    ),
+    ascii=st.booleans(),
+    cuts=st.lists(st.integers(0, 500), max_size=6),
+)
+def test_guided_calls_are_told_as_written_however_they_are_cut(
+    template: str, calls: list[tuple[str, dict[str, object]]], ascii: bool, cuts: list[int]
+) -> None:
+    form = call_format(template)
+    written = [(name, json.dumps(arguments, ensure_ascii=ascii)) for name, arguments in calls]
+    lines = [
+        form.before.format(name=json.dumps(name, ensure_ascii=False) if form.quoted else name) + arguments + form.after
+        for name, arguments in written
+    ]
+    text = "<think>\nhm\n</think>\n\n" + form.tag + form.head + "".join(lines) + form.end
+    places = sorted(cut % (len(text) + 1) for cut in cuts)
+    parser = ReplyParser(guided=True)
+    pieces: list[Piece] = []
+    for start, stop in zip([0, *places], [*places, len(text)], strict=True):
+        pieces += parser.feed(text[start:stop])
+    expected = tuple(ToolCall(name=name, arguments=arguments) for name, arguments in written)
+    assert gather(pieces + parser.finish()) == Reply(reasoning="hm", content="", tool_calls=expected)
+    assert all(not piece.arguments for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [
+        ('<tool_calls>\n{"name": "f", "arguments": ', "}\n</tool_calls>"),
+        ("<function_call>```typescript\nfunctions.f(", ")\n```"),
+    ],
+)
+def test_guided_arguments_are_told_at_once_and_stand_where_they_are_cut(opening: str, closing: str) -> None:
+    parser = ReplyParser(guided=True)
+    assert parser.feed(opening) == []
+    assert parser.feed("{") == [
+        Piece(kind="tool_call", index=0, name="f"),
+        Piece(kind="arguments", index=0, text="{"),
+    ]
+    assert parser.feed('"x": "a}') == [Piece(kind="arguments", index=0, text='"x": "a}')]
+    assert ReplyParser.finish(parser) == []  # cut here, what was told stands
+    assert parser.feed('b\\"') == [Piece(kind="arguments", index=0, text='b\\"')]
+    assert parser.feed('"}' + closing) == [Piece(kind="arguments", index=0, text='"}')]
+    assert parser.feed("\nbye") + parser.finish() == [Piece(kind="content", text="bye")]
+
+
+def test_a_line_that_breaks_the_promise_is_read_as_without_it() -> None:
+    parser = ReplyParser(guided=True)
+    lines = ['{"arguments": {"x": 1}, "name": "f"}', "what", CALL, '{"name": "\\ud800", "arguments": {}}']
+    reply = gather([*parser.feed("<tool_calls>\n" + "\n".join(lines) + "\n</tool_calls>"), *parser.finish()])
+    assert reply == Reply(reasoning="", content="what\n" + lines[-1], tool_calls=(F, F))
+    same_line = ReplyParser(guided=True)
+    assert same_line.feed('<tool_calls>\n{"name": "f", "argum') == []
+    assert same_line.feed('ents": {}}</tool_calls>bye')[-1] == Piece(kind="content", text="bye")
+    cut = ReplyParser(guided=True)
+    assert gather(cut.feed('hi\n\n<tool_calls>\n{"name": "f"') + cut.finish()).content == 'hi\n{"name": "f"'

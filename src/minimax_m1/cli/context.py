@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from minimax_m1.cli.options import (
     print_json,
 )
 from minimax_m1.errors import CheckpointError, RequestError
+from minimax_m1.location import home_folder
 
 if TYPE_CHECKING:
     from minimax_m1.engine.manifest import Manifest
@@ -189,7 +189,7 @@ def delete(folder: Folder, yes: Annotated[bool, typer.Option("--yes", "-y", help
 
 
 def _home() -> Path:
-    return Path(os.environ.get("MINIMAX_M1_HOME") or "~/.minimax-m1").expanduser() / "contexts"
+    return home_folder() / "contexts"
 
 
 def _place(name: str) -> Path:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+_LEVELS = ("debug", "info", "warning", "error")
+
 
 @app.command()
 def serve(
@@ -41,16 +43,26 @@ def serve(
         float, typer.Option(min=0, help="Room for the states kept of what was read; 0: 0.5, or what 32 of them need.")
     ] = 0,
     prefix_caching: Annotated[bool, typer.Option(help="Keep what was read, and do not read it again.")] = True,
+    max_queue: Annotated[int, typer.Option(min=0, help="Most requests that wait; more get 503.")] = 1024,
+    max_requests: Annotated[int, typer.Option(min=1, help="Most HTTP requests at once; more get 429.")] = 1024,
+    log_level: Annotated[str, typer.Option(help="Of the log on stderr: debug, info, warning or error.")] = "info",
+    home: Annotated[
+        Path | None,
+        typer.Option(help="Folder of what outlives the server: contexts, files, batches. Default: MINIMAX_M1_HOME."),
+    ] = None,
+    drain: Annotated[float, typer.Option(min=0, help="Seconds that open requests have once the server stops.")] = 30,
 ) -> None:
     """Answer over HTTP, natively and as OpenAI does."""
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError:
         raise RequestError("serving needs the extra: pip install 'minimax-m1[serve]'") from None
     from minimax_m1.engine.config import EngineConfig
-    from minimax_m1.location import locate
+    from minimax_m1.location import home_folder, locate
+    from minimax_m1.serve.access import configure_logging
     from minimax_m1.serve.app import create_app
     from minimax_m1.serve.bridge import Loaded
+    from minimax_m1.serve.draining import draining_server
 
     config = EngineConfig(
         max_num_seqs=max_num_seqs,
@@ -58,6 +70,7 @@ def serve(
         kv_cache_bytes=round(kv_cache_gib * 2**30),
         checkpoint_bytes=round(checkpoint_gib * 2**30),
         enable_prefix_caching=prefix_caching,
+        max_queue=max_queue,
     )
     folder = locate(model)
     served = name or (folder.resolve().name if Path(model).is_dir() else model)
@@ -85,8 +98,18 @@ def serve(
     def ready(loaded: Loaded) -> None:
         _announce(*bound, served, loaded.engine.max_model_len, loaded.kernels)
 
-    application = create_app(load, name=served, ready=ready, body_limit=body_limit * 2**20)
-    server = uvicorn.Server(uvicorn.Config(application, timeout_graceful_shutdown=3))
+    if log_level not in _LEVELS:
+        raise RequestError(f"--log-level is one of {', '.join(_LEVELS)}, got {log_level!r}", param="log_level")
+    configure_logging(log_level)
+    application = create_app(
+        load,
+        name=served,
+        home=home or home_folder(),
+        ready=ready,
+        body_limit=body_limit * 2**20,
+        max_requests=max_requests,
+    )
+    server = draining_server(application, drain)
     with listener:
         server.run(sockets=[listener])
     if failures:

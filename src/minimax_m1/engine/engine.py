@@ -8,7 +8,6 @@ stays in the prefix cache for whoever asks next (prefix.py). A request that fail
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from minimax_m1.engine.cache import Cache
 from minimax_m1.engine.config import EngineConfig
+from minimax_m1.engine.holdings import Counts, Holdings
 from minimax_m1.engine.pages import PageAllocator
 from minimax_m1.engine.prefix import Ids, PrefixCache
 from minimax_m1.engine.request import FinishReason, Request, TokenEvent, TokenLogprob
@@ -29,18 +29,6 @@ from minimax_m1.errors import MiniMaxError, RequestError, ServerBusy
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 
 _MOST_LOGITS = 2**24  # of one slice whose prompt wants log-probabilities: 64 MB
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Holdings:
-    """What an engine holds at one moment: requests, pages of keys and values, checkpoints of prefixes."""
-
-    running: int
-    waiting: int
-    pages: int
-    pages_free: int
-    checkpoints: int
-    checkpoint_bytes: int
 
 
 class ModelEngine:
@@ -97,13 +85,20 @@ class ModelEngine:
             waiting=self._scheduler.waiting,
             pages=len(self._pages),
             pages_free=self._pages.free,
+            pages_available=self._pages.available,
             checkpoints=len(self._prefixes),
             checkpoint_bytes=self._prefixes.nbytes,
         )
 
+    @property
+    def counts(self) -> Counts:
+        """What it has done since it was made, or since it last forgot."""
+        return self._scheduler.counts
+
     def forget(self) -> None:
-        """Gives up every cached prefix."""
+        """Gives up every cached prefix, and counts from nothing again."""
         self._prefixes.clear()
+        self._scheduler.counts = Counts()
 
     def submit(self, request: Request) -> None:
         """Queues a request; raises RequestError where it can never be served, ServerBusy where it cannot wait."""

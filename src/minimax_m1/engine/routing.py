@@ -68,6 +68,13 @@ class RoutingTrace:
         if self._kept is not None:
             self._kept.append(experts.astype(np.int16))
 
+    def sums(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Tokens sent to each expert [layers, experts]; tokens that each layer ran and the sum of their entropies, in
+        nats [layers]. The trace's own arrays: to be read only.
+        """
+        self._sum()
+        return self._counts, self._tokens, self._entropy
+
     def report(self) -> dict[str, Any]:
         """JSON-able: tokens, experts per token, and for each layer
 

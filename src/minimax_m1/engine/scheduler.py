@@ -9,11 +9,13 @@ aside, nothing is lost, and it returns when there is room.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Hashable
+import time
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from minimax_m1.engine.config import EngineConfig
+from minimax_m1.engine.holdings import Counts
 from minimax_m1.engine.pages import PageAllocator
 from minimax_m1.engine.prefix import Checkpoint, Ids, Match, PrefixCache, common
 
@@ -91,9 +93,21 @@ class Memory(Protocol):
 
 
 class Scheduler:
-    """Owns the slots; shares the pages with the prefix cache. Any track must fit in the pages alone."""
+    """Owns the slots; shares the pages with the prefix cache. Any track must fit in the pages alone.
 
-    def __init__(self, config: EngineConfig, pages: PageAllocator, prefixes: PrefixCache, memory: Memory) -> None:
+    `clock` gives seconds; `counts` says what was done with it all.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        pages: PageAllocator,
+        prefixes: PrefixCache,
+        memory: Memory,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.counts = Counts()
+        self._clock = clock
         self._config = config
         self._pages = pages
         self._prefixes = prefixes
@@ -184,6 +198,8 @@ class Scheduler:
             # A match takes one page more, to copy a half-filled one: that may be the one that nobody will ever free.
             if not self._enter(track, match) and (self.running or not self._enter(track, _NOTHING)):
                 return
+            if track.slot >= 0:
+                self.counts.replayed += max(match.known - track.length, 0)
 
     def _enter(self, track: Track, match: Match) -> bool:
         """Lets a new track in behind what was read before; False where there is no room yet."""
@@ -199,9 +215,11 @@ class Scheduler:
             self._pages.share(shared)
             track.length = track.cached = match.length
             copy = (half[0], track.pages[len(shared)]) if half else None
+            since = self._clock()
             if not self._memory.begin(track, match.checkpoint, copy):
                 self._release(track)
                 return True
+            self._count(track, match, self._clock() - since)
         finally:
             self._pages.drop(held)
         if track.keep:
@@ -214,6 +232,19 @@ class Scheduler:
             track.stops = sorted(places.union(track.stops))
         self._readers.append(track)
         return True
+
+    def _count(self, track: Track, match: Match, seconds: float) -> None:
+        """Takes note of how a track begins; it took so many seconds to set it up."""
+        counts = self.counts
+        if track.reuse is not None:
+            counts.queried += len(track.ids)
+            counts.cached += match.length
+            counts.hits += match.length > 0
+            counts.misses += match.length == 0
+        if track.length > match.length:  # nothing shorter than its past was taken from memory
+            counts.loads += 1
+            counts.loaded += track.length
+            counts.load_seconds += seconds
 
     def _let_in(self, track: Track, shared: int) -> bool:
         """Gives a waiting track a slot and the pages it still needs, taking them from less urgent ones if it must."""
@@ -254,6 +285,7 @@ class Scheduler:
         return sorted((each for each in (*self._readers, *self._writers) if each.priority > track.priority), key=_rank)
 
     def _park(self, track: Track) -> None:
+        self.counts.preemptions += 1
         self._memory.park(track)
         (self._readers if track in self._readers else self._writers).remove(track)
         self._release(track)

@@ -1,16 +1,16 @@
-"""The HTTP server: routes, and the one place where an exception becomes a status.
+"""The HTTP server: what belongs to one application, and the one place where an exception becomes a status.
 
-In: a `load` callable for the model, which runs after the server listens. Out: an ASGI application.
-Every error, 404 and 405 included, has OpenAI's shape.
+In: a `load` callable for the model, which runs after the server listens, and the folder of what outlives it.
+Out: an ASGI application. Every error, 404 and 405 included, has OpenAI's shape, or Anthropic's on its paths.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
 
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -18,23 +18,36 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from minimax_m1.serve.access import Access, Noted
+from minimax_m1.serve.anthropic import anthropic_fault
 from minimax_m1.serve.bridge import Bridge, Loaded, Status
-from minimax_m1.serve.chat import complete_chat
-from minimax_m1.serve.connection import ClientGone, fault_of, read_body, unless_gone
-from minimax_m1.serve.contract import COMPLETE_CHAT, GENERATE, add_schemas
-from minimax_m1.serve.native import generate
+from minimax_m1.serve.connection import ClientGone, fault_of
+from minimax_m1.serve.context_routes import ContextRoutes
+from minimax_m1.serve.contract import Route, document
+from minimax_m1.serve.docs import docs_file, docs_page
+from minimax_m1.serve.files import Files
+from minimax_m1.serve.limits import Limits
+from minimax_m1.serve.metrics import Metrics
+from minimax_m1.serve.registry import Registry
+from minimax_m1.serve.responses_background import Background
+from minimax_m1.serve.routes import Routes
+from minimax_m1.serve.service import Service
+from minimax_m1.serve.store import Store
 from minimax_m1.wire.errors import Fault, check_model
-from minimax_m1.wire.openai import ModelCard, ModelList
+from minimax_m1.wire.openai import Health, ModelCard, ModelList
 
-Answer = Callable[[Bridge, str, bytes, float], Coroutine[Any, Any, Response]]
+_ABOUT = "Hybrid lightning-attention mixture-of-experts models over HTTP: native, OpenAI's and Anthropic's dialects."
 
 
 def create_app(
     load: Callable[[], Loaded],
     *,
     name: str,
+    home: Path,
     ready: Callable[[Loaded], None] | None = None,
     body_limit: int = 64 * 2**20,
+    upload_limit: int = 2**30,
+    max_requests: int = 1024,
     ping: float = 5.0,
 ) -> FastAPI:
     """The application that answers as the model `name`.
@@ -42,98 +55,168 @@ def create_app(
     Args:
         load: gives the model; it runs in the engine's thread once the application starts.
         name: what clients call the model; requests for another one get 404.
+        home: the folder of what outlives the process: contexts, files, stored responses and batches.
         ready: called in that thread once the model answers.
         body_limit: most bytes of a request's body; a longer one gets 413.
+        upload_limit: the same of a file in a form, which goes to the disk as it comes.
+        max_requests: most HTTP requests that are open at once; more get 429.
         ping: seconds of silence in a stream before a ping.
+
+    Raises:
+        DataError: what is stored in `home` cannot be read.
     """
-    house = _House(Bridge(load, ready), name, body_limit, ping)
-    app = FastAPI(title="minimax-m1", version="1", docs_url=None, redoc_url=None, lifespan=house.lifespan)
-    app.add_exception_handler(HTTPException, _told)
-    app.add_api_route("/v1/minimax-m1/generate", house.generate, methods=["POST"], openapi_extra=GENERATE)
-    app.add_api_route("/v1/chat/completions", house.chat, methods=["POST"], openapi_extra=COMPLETE_CHAT)
-    app.add_api_route("/v1/models", house.models, methods=["GET"], response_model=ModelList)
-    app.add_api_route("/v1/models/{model:path}", house.model, methods=["GET"], response_model=ModelCard)
-    app.add_api_route("/health", house.health, methods=["GET"], response_model=None)
-    add_schemas(app)
+    home.mkdir(parents=True, exist_ok=True)
+    bridge = Bridge(load, ready)
+    metrics = Metrics(name, bridge)
+    service = Service(
+        bridge=bridge,
+        name=name,
+        ping=ping,
+        registry=Registry(Noted(metrics)),
+        store=Store(home / "server.db"),
+        home=home,
+    )
+    house = _House(service, metrics, body_limit, upload_limit)
+    app = FastAPI(
+        title="minimax-m1",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=house.lifespan,
+        exception_handlers={HTTPException: _told},
+    )
+    app.state.drain = house.drain
+    table = house.table()
+    for route in table:
+        app.add_route(route.path, _guarded(route), methods=[route.method], include_in_schema=False)
+    app.add_route("/docs", docs_page, include_in_schema=False)
+    app.add_route("/docs/{file}", docs_file, include_in_schema=False)
+    app.add_middleware(Limits, max_requests=max_requests)
+    app.add_middleware(Access, responded=metrics.responded)  # the last one is the outermost
+    # FastAPI's own way to say what the document is; the routes read their bodies themselves.
+    app.openapi = lambda: document(  # type: ignore[method-assign]
+        table, title=app.title, version=app.version, description=_ABOUT
+    )
     return app
 
 
 class _House:
-    """The routes, over one bridge."""
+    """All that lives as long as the application."""
 
-    def __init__(self, bridge: Bridge, name: str, body_limit: int, ping: float) -> None:
-        self._bridge = bridge
-        self._name = name
-        self._body_limit = body_limit
-        self._ping = ping
+    def __init__(self, service: Service, metrics: Metrics, body_limit: int, upload_limit: int) -> None:
+        self._service = service
+        self._metrics = metrics
+        self._background = Background()
+        self._files = Files(service, limit=upload_limit)
+        self._contexts = ContextRoutes(service, self._files, body_limit=body_limit, upload_limit=upload_limit)
+        self._routes = Routes(service, self._files, self._contexts, self._background, body_limit=body_limit)
         self._created = int(time.time())
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        self._bridge.start()
-        yield
-        self._bridge.close()
-
-    async def generate(self, request: Request) -> Response:
-        """Answers in the native dialect."""
-        return await self._answer(request, generate)
-
-    async def chat(self, request: Request) -> Response:
-        """Answers in OpenAI's dialect."""
-        return await self._answer(request, complete_chat)
-
-    async def models(self) -> Response:
-        """The one model of this server."""
+        self._loop = asyncio.get_running_loop()
+        self._service.bridge.start()
+        await self._files.start()
+        await self._routes.batches.start()
         try:
-            return _json(ModelList(data=[self._card()]))
-        except Fault as fault:
-            return _refusal(fault)
+            yield
+        finally:
+            await self._routes.batches.close()
+            self._service.bridge.close()  # ends what is still open with a fault, which each tells and keeps
+            await self._background.close()
+            await self._contexts.close()
+            await self._files.close()
+            await self._service.store.close()
 
-    async def model(self, model: str) -> Response:
-        """The same model, by its name."""
-        try:
-            check_model(model, self._name)
-            return _json(self._card())
-        except Fault as fault:
-            return _refusal(fault)
+    def drain(self, seconds: float) -> None:
+        """Lets the engine go on for so long, then ends what is still open; from any thread, or a signal's handler."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.call_later, seconds, self._service.bridge.close)
 
-    async def health(self) -> Response:
-        """200 once the model can answer, 503 before."""
-        status = self._bridge.status
+    def table(self) -> list[Route]:
+        """Every route that is in the document."""
+        return [
+            *self._routes.table(),
+            Route(
+                method="GET",
+                path="/v1/models",
+                says="The one model of this server.",
+                told=ModelList,
+                handle=self._models,
+            ),
+            Route(
+                method="GET",
+                path="/v1/models/{model:path}",
+                says="The same model, by its name.",
+                told=ModelCard,
+                handle=self._model,
+            ),
+            Route(
+                method="GET", path="/health", says="200 once the model can answer.", told=Health, handle=self._health
+            ),
+            Route(
+                method="GET",
+                path="/metrics",
+                says="Counts and times for Prometheus.",
+                told="text/plain",
+                handle=self._tell_metrics,
+            ),
+        ]
+
+    async def _tell_metrics(self, _: Request) -> Response:
+        body, kind = await asyncio.to_thread(self._metrics.render)
+        return Response(body, headers={"content-type": kind})
+
+    async def _models(self, _: Request) -> Response:
+        return _json(ModelList(data=[self._card()]))
+
+    async def _model(self, request: Request) -> Response:
+        check_model(request.path_params["model"], self._service.name)
+        return _json(self._card())
+
+    async def _health(self, _: Request) -> Response:
+        bridge = self._service.bridge
+        status = bridge.status
         if status is Status.READY:
-            return JSONResponse({"status": status, "model": self._name})
-        fault = Fault(503, self._bridge.reason or f"the model is {status}", code=f"model_{status}")
+            return _json(Health(model=self._service.name))
+        fault = Fault(503, bridge.reason or f"the model is {status}", code=f"model_{status}")
         return JSONResponse({"status": status, **fault.reply.model_dump()}, 503, {"retry-after": "1"})
 
     def _card(self) -> ModelCard:
-        limit = self._bridge.loaded.engine.max_model_len
-        return ModelCard(id=self._name, created=self._created, max_model_len=limit)
+        limit = self._service.bridge.loaded.engine.max_model_len
+        return ModelCard(id=self._service.name, created=self._created, max_model_len=limit)
 
-    async def _answer(self, request: Request, answer: Answer) -> Response:
+
+def _guarded(route: Route) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
         try:
-            body = await read_body(request, self._body_limit)
-            return await unless_gone(answer(self._bridge, self._name, body, self._ping), request.receive)
+            return await route.handle(request)
         except ClientGone:
             return Response(status_code=499)  # nobody reads it
         except asyncio.CancelledError:  # only a server that shuts down cancels what it runs
-            return _refusal(Fault(503, "the server is shutting down", code="model_closed"))
+            return _refusal(Fault(503, "the server is shutting down", code="model_closed"), route.path)
         except Exception as error:  # the boundary of every request
-            return _refusal(error)
+            return _refusal(error, route.path)
+
+    return endpoint
 
 
-async def _told(_: Request, error: Exception) -> Response:
+async def _told(request: Request, error: Exception) -> Response:
     """What the router refuses, 404 and 405, in the same shape as everything else."""
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-    response = _refusal(Fault(error.status_code, error.detail, code=code))
+    response = _refusal(Fault(error.status_code, error.detail, code=code), request.url.path)
     response.headers.update(error.headers or {})
     return response
 
 
-def _refusal(error: Exception) -> Response:
+def _refusal(error: Exception, path: str) -> Response:
     fault = fault_of(error)
+    if path.startswith("/v1/messages"):
+        return anthropic_fault(fault)
     response = _json(fault.reply, fault.status)
-    if fault.status == 503:
+    if fault.status in (429, 503):
         response.headers["retry-after"] = "1"
     return response
 

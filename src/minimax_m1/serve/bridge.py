@@ -1,7 +1,7 @@
 """The one thread that owns the engine, and the asyncio side that talks to it.
 
 In: a `load` callable, run in that thread so that the server listens meanwhile; then requests.
-Out: each request's `TokenEvent`s, as an async iterator. Leaving the iterator cancels the request.
+Out: their `TokenEvent`s, as an async iterator. Leaving the block that follows them cancels them.
 An engine whose `step` raises ends every open request with a fault, and the thread goes on.
 """
 
@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -31,7 +31,8 @@ _PAUSE = 0.1  # seconds between steps of an engine that keeps failing, so that i
 class Loaded:
     """A model ready to answer. `defaults` are its own sampling settings, its `max_tokens` included.
 
-    `guides` makes what keeps a reply to a form or a budget. `kernels` says for people on what it runs.
+    `guides` makes what keeps a reply to a form or a budget. `kernels` says for people on what it runs. `fingerprint`
+    and `dtype` say whose memory it can take up: contexts on disk belong to one model.
     """
 
     engine: Engine
@@ -39,6 +40,8 @@ class Loaded:
     guides: GuideMaker
     defaults: SamplingParams
     kernels: str = "none"
+    fingerprint: str = ""
+    dtype: str = "float32"
 
 
 class Status(StrEnum):
@@ -50,21 +53,61 @@ class Status(StrEnum):
     CLOSED = "closed"
 
 
+class Following:
+    """What becomes of some requests: an async iterator of (number, event), ended when each has had its last event.
+
+    Items come from the engine's thread in the order in which they happened. None says that the engine took one.
+    """
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.lines = [_Line(self, index, request) for index, request in enumerate(requests)]
+        self._inbox: asyncio.Queue[_Told] = asyncio.Queue()
+        self._early: deque[tuple[int, TokenEvent]] = deque()  # came while others were not taken yet
+
+    def put(self, item: _Told) -> None:
+        """Hands an item over; on the event loop."""
+        self._inbox.put_nowait(item)
+
+    def fail(self, error: Exception) -> None:
+        """Has the iterator raise `error` next; on the event loop."""
+        self._inbox.put_nowait(error)
+
+    async def taken(self) -> None:
+        """Waits until the engine has taken every request; raises where it refuses one."""
+        left = len(self.lines)
+        while left:
+            item = await self._next()
+            if item is None:
+                left -= 1
+            else:
+                self._early.append(item)
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, TokenEvent]]:
+        left = len(self.lines)
+        while left:
+            item = self._early.popleft() if self._early else await self._next()
+            assert item is not None, "the engine takes a request once"
+            left -= item[1].finish is not None
+            yield item
+
+    async def _next(self) -> tuple[int, TokenEvent] | None:
+        item = await self._inbox.get()
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Line:
-    """One open request's way back to its event loop; None says that the engine took it."""
+    """One open request's way back to whoever follows it."""
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.inbox: asyncio.Queue[TokenEvent | Exception | None] = asyncio.Queue()
-        self._loop = asyncio.get_running_loop()
+    following: Following
+    index: int
+    request: Request
 
-    def send(self, item: TokenEvent | Exception | None) -> bool:
-        """False where the loop is gone, and with it whoever waited."""
-        try:
-            self._loop.call_soon_threadsafe(self.inbox.put_nowait, item)
-        except RuntimeError:
-            return False
-        return True
+
+_Told = tuple[int, TokenEvent] | Exception | None
 
 
 class Bridge:
@@ -110,20 +153,28 @@ class Bridge:
             self._wake.notify()
 
     @asynccontextmanager
-    async def events(self, request: Request) -> AsyncIterator[AsyncIterator[TokenEvent]]:
-        """Submits a request and gives its events, up to and with the one that has `finish`.
+    async def follow(self, requests: Sequence[Request]) -> AsyncIterator[Following]:
+        """Submits requests; what becomes of them comes in one stream. Leaving the block cancels what still runs.
 
         Raises:
-            RequestError: the engine refused it.
+            RequestError: the engine refused one of them.
             Fault: the engine failed, or is not there.
         """
-        line = _Line(request)
-        self._order(line)
+        following = Following(requests)
         try:
-            await _next(line)
-            yield _events(line)
+            for line in following.lines:
+                self._order(line)
+            await following.taken()
+            yield following
         finally:
-            self._order(request.id)
+            for line in following.lines:
+                self._order(line.request.id)
+
+    @asynccontextmanager
+    async def events(self, request: Request) -> AsyncIterator[AsyncIterator[TokenEvent]]:
+        """The same for one request: its events, up to and with the one that has `finish`. Raises as `follow` does."""
+        async with self.follow([request]) as following:
+            yield (event async for _, event in following)
 
     def _order(self, order: _Line | str) -> None:
         with self._wake:
@@ -170,6 +221,7 @@ class Bridge:
         """Submits and cancels what was ordered; a request that the engine cannot take ends alone."""
         with self._wake:
             orders, self._orders = self._orders, deque()
+        told: list[tuple[_Line, _Told]] = []
         for order in orders:
             if not isinstance(order, _Line):
                 if self._open.pop(order, None):
@@ -178,10 +230,11 @@ class Bridge:
             try:
                 engine.submit(order.request)
             except Exception as error:  # the boundary, for one request
-                order.send(error)
+                told.append((order, error))
                 continue
             self._open[order.request.id] = order
-            order.send(None)
+            told.append((order, None))
+        self._tell(engine, told)
 
     def _step(self, engine: Engine) -> None:
         try:
@@ -193,20 +246,33 @@ class Bridge:
             time.sleep(_PAUSE)
 
     def _deliver(self, engine: Engine, events: list[TokenEvent]) -> None:
+        told: list[tuple[_Line, _Told]] = []
         for event in events:
             line = self._open.get(event.request_id)
             if line is None:
                 continue  # cancelled meanwhile
             if event.finish is not None:
                 del self._open[event.request_id]
-            if not line.send(event) and event.finish is None:
-                del self._open[event.request_id]
-                self._cancel(engine, event.request_id)
+            told.append((line, (line.index, event)))
+        self._tell(engine, told)
+
+    def _tell(self, engine: Engine, told: list[tuple[_Line, _Told]]) -> None:
+        """Hands a step's items over, all that go to one event loop at once: waking it costs more than the rest."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Line, _Told]]] = {}
+        for line, item in told:
+            by_loop.setdefault(line.following.loop, []).append((line, item))
+        for loop, its in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_hand_over, its)
+            except RuntimeError:  # the loop is closed, and with it whoever waited
+                for line, _ in its:
+                    if self._open.pop(line.request.id, None):
+                        self._cancel(engine, line.request.id)
 
     def _fail_all(self, engine: Engine, error: Exception) -> None:
         lines, self._open = list(self._open.values()), {}
+        self._tell(engine, [(line, error) for line in lines])
         for line in lines:
-            line.send(error)
             self._cancel(engine, line.request.id)
 
     def _cancel(self, engine: Engine, request_id: str) -> None:
@@ -216,17 +282,6 @@ class Bridge:
             _log.exception("the engine could not cancel %s", request_id)
 
 
-async def _next(line: _Line) -> TokenEvent | None:
-    item = await line.inbox.get()
-    if isinstance(item, Exception):
-        raise item
-    return item
-
-
-async def _events(line: _Line) -> AsyncIterator[TokenEvent]:
-    while True:
-        event = await _next(line)
-        assert event is not None, "the engine takes a request once"
-        yield event
-        if event.finish is not None:
-            return
+def _hand_over(told: Sequence[tuple[_Line, _Told]]) -> None:
+    for line, item in told:
+        line.following.put(item)

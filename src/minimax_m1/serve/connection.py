@@ -78,28 +78,11 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-async def with_pings(pieces: AsyncGenerator[bytes, None], every: float) -> AsyncGenerator[bytes, None]:
-    """The pieces, with a comment wherever none came for `every` seconds."""
-    async with aclosing(pieces):
-        coming = asyncio.ensure_future(anext(pieces, None))
-        try:
-            while True:
-                await asyncio.wait({coming}, timeout=every)
-                if not coming.done():
-                    yield comment("ping")
-                elif (piece := coming.result()) is None:
-                    return
-                else:
-                    yield piece
-                    coming = asyncio.ensure_future(anext(pieces, None))
-        finally:
-            # A generator may not be closed while it runs, so the step under way is ended first.
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
-
-
 class EventStream(Response):
-    """A response of server-sent events; when the client leaves, the generator is closed at once."""
+    """A response of server-sent events; when the client leaves, the generator is closed at once.
+
+    `ping` is how many seconds of silence bring a comment, so that nobody on the way takes the connection for dead.
+    """
 
     media_type = "text/event-stream"
 
@@ -108,18 +91,36 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._pieces = pieces
         self._ping = ping
+        self._busy = True  # something is being sent, or nothing may be: a comment in between would break it
+        self._sent = 0  # pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pinging = asyncio.ensure_future(self._keep_alive(send))
         try:
             await unless_gone(self._send(send), receive)
         except ClientGone:
             return
         except asyncio.CancelledError:  # only a server that shuts down cancels what it runs
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            pinging.cancel()
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with aclosing(with_pings(self._pieces, self._ping)) as pieces:
+        self._busy = False
+        async with aclosing(self._pieces) as pieces:
             async for piece in pieces:
+                self._busy, self._sent = True, self._sent + 1
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
+                self._busy = False
+        self._busy = True
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _keep_alive(self, send: Send) -> None:
+        """A comment for each silence. It has a task of its own: a timeout for every piece would cost more than it."""
+        told = comment("ping")
+        while True:
+            since = self._sent
+            await asyncio.sleep(self._ping)
+            if self._sent == since and not self._busy:
+                await send({"type": "http.response.body", "body": told, "more_body": True})

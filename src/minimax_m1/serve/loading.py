@@ -15,6 +15,7 @@ from minimax_m1.engine.engine import ModelEngine
 from minimax_m1.engine.request import Request, SamplingParams
 from minimax_m1.errors import RequestError
 from minimax_m1.kernels.ops import Ops
+from minimax_m1.model.fingerprint import fingerprint
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 from minimax_m1.serve.bridge import Loaded
 from minimax_m1.text.guide import GuideMaker
@@ -60,6 +61,8 @@ def load(
         guides=guides,
         defaults=defaults(folder, engine.max_model_len),
         kernels=ops.name,
+        fingerprint=fingerprint(folder),
+        dtype="+".join(filter(None, (str(model.dtype).removeprefix("torch."), model.config.quantization))),
     )
 
 

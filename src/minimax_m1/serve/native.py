@@ -11,20 +11,27 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from minimax_m1.serve.bridge import Bridge, Loaded
-from minimax_m1.serve.completion import Call, Item, Job, Outcome, Progress, Text, Thought, answer, outcomes, room
+from minimax_m1.engine.context import Context
+from minimax_m1.engine.request import StructuredOutputsParams
+from minimax_m1.serve.answer import answer, outcomes
+from minimax_m1.serve.bridge import Loaded
 from minimax_m1.serve.connection import EventStream, fault_of
-from minimax_m1.text.chat import encode_chat
-from minimax_m1.wire.body import given, read
+from minimax_m1.serve.contexts import open_context
+from minimax_m1.serve.logprobs import chat_logprobs
+from minimax_m1.serve.question import Question, jobs, room
+from minimax_m1.serve.service import Service
+from minimax_m1.serve.teller import Call, CallDelta, Item, Job, Outcome, Progress, Text, Thought
+from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
+from minimax_m1.wire.body import read
 from minimax_m1.wire.errors import check_model
 from minimax_m1.wire.messages import plain, plain_tools
 from minimax_m1.wire.native import (
+    ArgumentsEvent,
     CallEvent,
     GenerateReply,
     GenerateRequest,
@@ -35,71 +42,63 @@ from minimax_m1.wire.native import (
 )
 from minimax_m1.wire.sse import Event
 
-_SAMPLING = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "thinking_budget",
-    "seed",
-)
 
-
-async def generate(bridge: Bridge, name: str, body: bytes, ping: float) -> Response:
-    """Answers one request; `name` is the model's, `ping` the seconds of silence before a ping.
+async def generate(service: Service, body: bytes, *, priority: int = 0) -> Response:
+    """Answers one request; `priority` is added to the request's own.
 
     Raises:
         RequestError: the request cannot be served.
-        Fault: there is no such model, or the engine failed.
+        Fault: there is no such model or context, or the engine failed.
     """
-    asked, job = await asyncio.to_thread(_prepare, bridge.loaded, name, body)
-    head: dict[str, Any] = {"id": f"gen-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
-    items = answer(bridge, [job])
+    return await generated(service, read(GenerateRequest, body), priority=priority)
+
+
+async def generated(service: Service, asked: GenerateRequest, *, priority: int = 0) -> Response:
+    """The same for a request that was read; raises as `generate` does."""
+    check_model(asked.model, service.name)
+    loaded = service.bridge.loaded
+    context = None if asked.context_id is None else await open_context(service, asked.context_id)
+    [job] = await asyncio.to_thread(_jobs, loaded, asked, context, priority)
+    head: dict[str, Any] = {"id": f"gen-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
+    items = answer(service, [job], id=head["id"], kind="native")
     await anext(items)
     if asked.stream:
-        return EventStream(_events(head, asked, job, items), ping=ping)
+        return EventStream(_events(head, asked, loaded.tokenizer, job, items), ping=service.ping)
     [outcome] = await outcomes(items)
-    reply = await _reply(head, asked, outcome)
+    reply = await _reply(head, asked, loaded.tokenizer, outcome)
     return Response(reply.model_dump_json(), media_type="application/json")
 
 
-def _prepare(loaded: Loaded, name: str, body: bytes) -> tuple[GenerateRequest, Job]:
-    asked = read(GenerateRequest, body)
-    check_model(asked.model, name)
-    messages = [{"role": "user", "content": asked.input}] if asked.messages is None else plain(asked.messages)
-    tools = plain_tools(asked.tools) if asked.tools else None
-    prompt = encode_chat(loaded.tokenizer, messages, tools, add_generation_prompt=True)
-    most = room(
-        len(prompt),
-        asked.max_output_tokens if "max_output_tokens" in asked.model_fields_set else None,
-        asked.context_window,
-        loaded.engine.max_model_len,
-        asked_name="max_output_tokens",
-        param="input" if asked.messages is None else "messages",
-    )
-    most = min(most, asked.max_output_tokens)  # the default may be more than a small window holds
-    params = replace(
-        loaded.defaults,
+def _jobs(loaded: Loaded, asked: GenerateRequest, context: Context | None, priority: int) -> list[Job]:
+    form = asked.form()
+    # What is asked for must fit the window; the default gives way to a small one.
+    most: int | None = asked.max_output_tokens
+    if "max_output_tokens" not in asked.model_fields_set:
+        limit = loaded.engine.max_model_len
+        most = min(asked.max_output_tokens, limit if asked.context_window is None else asked.context_window)
+        room(0, None, asked.context_window, limit, asked_name="max_output_tokens", param="input")
+    question = Question(
+        messages=[{"role": "user", "content": asked.input}] if asked.messages is None else plain(asked.messages),
+        context=context,
+        tools=plain_tools(asked.tools) if asked.tools else (),
+        tool_choice=asked.choice(),
+        parallel_tool_calls=asked.parallel_tool_calls is not False,
+        form=None if form is None else StructuredOutputsParams(**form),
+        sampling=asked.chosen(),
         max_tokens=most,
-        stop=tuple(asked.stop or ()),
-        expert_threshold=asked.expert_threshold,
-        **given(asked, _SAMPLING),
-    )
-    job = Job(
-        prompt=prompt,
-        params=params,
-        tools=bool(asked.tools),
-        priority=asked.priority,
-        routing=asked.routing,
+        max_tokens_name="max_output_tokens",
+        param="input" if asked.messages is None else "messages",
+        context_window=asked.context_window,
+        priority=asked.priority + priority,
         routed_experts=asked.routed_experts,
     )
-    return asked, job
+    return jobs(loaded, question)
 
 
-async def _reply(head: dict[str, Any], asked: GenerateRequest, outcome: Outcome) -> GenerateReply:
+async def _reply(
+    head: dict[str, Any], asked: GenerateRequest, tokenizer: MiniMaxM1Tokenizer, outcome: Outcome
+) -> GenerateReply:
+    told = None if asked.logprobs is None else chat_logprobs(tokenizer, outcome.tokens, asked.logprobs)
     return GenerateReply(
         **head,
         text=outcome.text,
@@ -113,6 +112,7 @@ async def _reply(head: dict[str, Any], asked: GenerateRequest, outcome: Outcome)
             reasoning_tokens=outcome.reasoning_tokens,
             total_tokens=outcome.input_tokens + outcome.output_tokens,
         ),
+        logprobs=told,
         # The full array of a long prompt is large, so it is written off the event loop.
         routing=await asyncio.to_thread(_routing, asked, outcome),
     )
@@ -128,7 +128,11 @@ def _routing(asked: GenerateRequest, outcome: Outcome) -> dict[str, Any] | None:
 
 
 async def _events(
-    head: dict[str, Any], asked: GenerateRequest, job: Job, items: AsyncGenerator[tuple[int, Item], None]
+    head: dict[str, Any],
+    asked: GenerateRequest,
+    tokenizer: MiniMaxM1Tokenizer,
+    job: Job,
+    items: AsyncGenerator[tuple[int, Item], None],
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(items):
         yield _event("progress", ProgressEvent(processed=0, total=len(job.prompt)))
@@ -136,16 +140,20 @@ async def _events(
             async for _, item in items:
                 match item:
                     case Progress():
-                        yield _event("progress", ProgressEvent(processed=item.processed, total=item.total))
+                        told = ProgressEvent(processed=item.processed, total=item.total, cached=item.cached)
+                        yield _event("progress", told)
                     case Thought():
                         yield _event("reasoning", TextEvent(text=item.text))
                     case Text():
-                        yield _event("text", TextEvent(text=item.text))
+                        if item.text:
+                            yield _event("text", TextEvent(text=item.text))
                     case Call():
                         call = CallEvent(index=item.index, id=item.id, name=item.name, arguments=item.arguments)
                         yield _event("tool_call", call)
+                    case CallDelta():
+                        yield _event("tool_arguments", ArgumentsEvent(index=item.index, text=item.arguments))
                     case Outcome():
-                        yield _event("done", await _reply(head, asked, item))
+                        yield _event("done", await _reply(head, asked, tokenizer, item))
         except Exception as error:  # the boundary: the status is sent, so the stream tells the fault
             yield _event("error", fault_of(error).reply)
 

@@ -2,8 +2,8 @@
 
 In: text in pieces of any size. Out: `Piece`s as soon as they are certain. The formats are M1's
 (`<think>`, then the answer, then `<tool_calls>` with one JSON object a line) and Text-01's
-(`<function_call>` and a fenced block of `functions.NAME({...})` lines). How the text falls into
-pieces changes nothing but when things are told.
+(`<function_call>` and a fenced block of `functions.NAME({...})` lines). A call is told whole, or, where its
+form is guaranteed, while it is written. How the text falls into pieces changes nothing but when things are told.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from minimax_m1.text.vocabulary import FUNCTION_CALL, THINK, THINK_END, TOOL_CAL
 
 _FUNCTION = re.compile(r"functions\.([\w.-]+)\((.*)\);?", re.DOTALL)
 _FENCE = "```"
+# A guided line up to its arguments, exactly as `text/grammar.py` forces it.
+_JSON_HEAD = re.compile(r'\{"name": ("(?:[^"\\\n]|\\.)*"), "arguments": (?=\{)')
+_FUNCTION_HEAD = re.compile(r"functions\.([\w.-]+)\((?=\{)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +33,13 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """New `text` of the thought ("reasoning") or of the answer ("content"), or a whole "tool_call".
+    """New `text` of the thought ("reasoning") or of the answer ("content"), or a "tool_call".
 
-    `index` counts the calls from 0; `name` and `arguments` (JSON in a string) are the call's.
+    `index` counts the calls from 0; `name` and `arguments` (JSON in a string) are the call's. A guided call
+    has no `arguments` yet: they follow as the `text` of pieces of kind "arguments" with the same `index`.
     """
 
-    kind: Literal["reasoning", "content", "tool_call"]
+    kind: Literal["reasoning", "content", "tool_call", "arguments"]
     text: str = ""
     index: int = 0
     name: str = ""
@@ -73,18 +77,24 @@ class ReplyParser:
       JSON object with a name and arguments; any other line comes back as answer, so nothing is lost.
       `tools` False leaves blocks in the answer.
     - The line breaks that the format puts round its tags are not part of any text.
+    - `guided` is the caller's word that a block holds only valid calls, written as `text/grammar.py` forces
+      them. Then a call is told once its name is known, and its arguments as they come, exactly as written;
+      where the reply is cut, they are cut. A line that begins otherwise is read as above.
     """
 
-    def __init__(self, *, thinking: bool = True, tools: bool = True) -> None:
+    def __init__(self, *, thinking: bool = True, tools: bool = True, guided: bool = False) -> None:
         self._tools = tools
+        self._guided = guided
         self._buffer = ""
         self._skip = 0  # line breaks to drop before what comes next
         self._scanned = 0  # how much of the buffer's first line holds no end of a block
         self._calls = 0
         self._answered = False  # some answer was told
         self._broken = False  # a block or a line of one stands between that answer and what comes next
+        self._object = _Object()  # the arguments of guided calls, one after the other
         self._pieces: list[Piece] = []
         self._state: Callable[[bool], bool] = self._head if thinking else self._answer
+        self._lines: Callable[[bool], bool] = self._call_lines  # the state that a guided call goes back to
 
     @property
     def thinking(self) -> bool:
@@ -151,6 +161,8 @@ class ReplyParser:
 
     def _call_lines(self, final: bool) -> bool:
         """One line of M1's block. An end tag inside a JSON string does not end it."""
+        if self._guided and (head := _JSON_HEAD.match(self._buffer)) and (name := _name(head[1])) is not None:
+            return self._open_call(name, head.end())
         line, newline, rest = self._buffer.partition("\n")
         first = -1
         place = line.find(TOOL_CALLS_END, self._scanned)
@@ -177,6 +189,8 @@ class ReplyParser:
 
     def _function_lines(self, final: bool) -> bool:
         """One line of Text-01's block: its fence, a call, or its closing fence."""
+        if self._guided and (head := _FUNCTION_HEAD.match(self._buffer)):
+            return self._open_call(head[1], head.end())
         line, newline, rest = self._buffer.partition("\n")
         if not newline and not final:
             return False
@@ -185,6 +199,30 @@ class ReplyParser:
             self._skip, self._state = 1, self._answer
         elif line.strip() != _FENCE + "typescript":
             self._take_line(line, _function_call)
+        return True
+
+    def _open_call(self, name: str, start: int) -> bool:
+        """Tells a guided call, whose arguments begin at `start` of the buffer."""
+        self._pieces.append(Piece(kind="tool_call", index=self._calls, name=name))
+        self._calls += 1
+        self._buffer, self._scanned = self._buffer[start:], 0
+        self._lines, self._state = self._state, self._arguments
+        return True
+
+    def _arguments(self, final: bool) -> bool:
+        """The arguments of a guided call, up to the brace that closes them."""
+        end = self._object.end(self._buffer)
+        told = self._buffer if end is None else self._buffer[:end]
+        self._pieces.append(Piece(kind="arguments", index=self._calls - 1, text=told))
+        self._buffer = self._buffer[len(told) :]
+        if end is not None:
+            self._state = self._after_arguments
+        return end is not None
+
+    def _after_arguments(self, final: bool) -> bool:
+        """The bracket that closes a guided call; anything else is the next line's."""
+        self._state = self._lines
+        self._buffer = self._buffer.removeprefix(")" if self._lines == self._function_lines else "}")
         return True
 
     def _take_line(self, line: str, parse: Callable[[str], ToolCall | None]) -> None:
@@ -211,6 +249,32 @@ class ReplyParser:
         self._buffer = self._buffer[cut:]
 
 
+class _Object:
+    """Looks for the end of a JSON object that comes in pieces; behind it, for the end of the next."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._quoted = False
+        self._escaped = False
+
+    def end(self, text: str) -> int | None:
+        """The place behind the object in `text`, which goes on where the last text ended; None if it is not there."""
+        for place, char in enumerate(text):
+            if self._escaped:
+                self._escaped = False
+            elif char == '"':
+                self._quoted = not self._quoted
+            elif self._quoted:
+                self._escaped = char == "\\"
+            elif char == "{":
+                self._depth += 1
+            elif char == "}":
+                self._depth -= 1
+                if not self._depth:
+                    return place + 1
+        return None
+
+
 def _open_end(text: str, marks: tuple[str, ...]) -> int:
     """Length of the longest end of `text` that may grow into a mark, line breaks before it included.
 
@@ -222,6 +286,15 @@ def _open_end(text: str, marks: tuple[str, ...]) -> int:
         if any(form.startswith(end) for form in forms):
             return length
     return 0
+
+
+def _name(quoted: str) -> str | None:
+    """The name that a JSON string spells, or None where UTF-8 has no place for it."""
+    try:
+        name: str = json.loads(quoted)
+    except ValueError:
+        return None
+    return None if any("\ud800" <= char <= "\udfff" for char in name) else name
 
 
 def _json_call(line: str) -> ToolCall | None:

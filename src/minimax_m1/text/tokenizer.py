@@ -204,7 +204,8 @@ class MiniMaxM1Tokenizer:
             raise RequestError(f"text must be a string, got {type(text).__name__}", param="input")
         backend = self._plain if split_special else self.backend
         try:
-            return backend.encode(text, add_special_tokens=False).ids
+            # A batch, since the library lets other Python threads run meanwhile; for one text alone it does not.
+            return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
         except (UnicodeEncodeError, TypeError):
             place = next(i for i, char in enumerate(text) if "\ud800" <= char <= "\udfff")
             raise RequestError(f"text holds a lone surrogate at character {place}", param="input") from None

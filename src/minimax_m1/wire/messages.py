@@ -50,11 +50,15 @@ class Message(Open):
 
 
 class Function(Open):
-    """A function that the model may call; `parameters` is a JSON schema."""
+    """A function that the model may call; `parameters` is a JSON schema.
+
+    With `strict` one that cannot be followed to the letter is refused; without it calls are then free.
+    """
 
     name: Annotated[str, Field(min_length=1)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class Tool(Open):

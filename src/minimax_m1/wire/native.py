@@ -1,7 +1,7 @@
 """The native contract: `POST /v1/minimax-m1/generate`.
 
 In: `GenerateRequest`, whose unknown fields are refused by name. Out: `GenerateReply`, or, streaming,
-events named `progress`, `reasoning`, `text`, `tool_call`, at last `done` (a whole reply) or `error`.
+events named `progress`, `reasoning`, `text`, `tool_call`, `tool_arguments`, at last `done` (a whole reply) or `error`.
 """
 
 from __future__ import annotations
@@ -11,41 +11,31 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from minimax_m1.errors import RequestError
-from minimax_m1.wire.body import Closed, Count, Integer, Stop
+from minimax_m1.wire.body import Closed, Count, Integer
 from minimax_m1.wire.messages import Function, Message, Tool
+from minimax_m1.wire.openai import Formed, Logprobs, ToolUse
+from minimax_m1.wire.sampling import Sampling
 
 
-class GenerateRequest(Closed):
+class GenerateRequest(Closed, Sampling, Formed, ToolUse):
     """One question. Exactly one of `input` (rendered as one user message) and `messages`.
 
     `max_output_tokens` must fit in the context window; what the input then leaves of the window caps
     it, and the reply's finish reason is "length". `context_window` is the most tokens, input and output
     together, that this request may use; absent, the server's limit. An input that does not fit is
     refused, never cut. What says how to choose tokens, `thinking_budget` too, defaults to the model's own settings.
-    `thinking_budget` is the most tokens of the thought, which is then closed so that the answer follows.
-    Of requests that wait, one with a lower `priority` goes first.
-    `expert_threshold` in (0, 1]: per token keep the fewest experts whose renormalised gate weights
-    sum to at least it; 1.0 is the published top-k, lower is faster.
+    `context_id` names a context that was read before, behind which the question goes. `logprobs` asks for the
+    log-probabilities of the answer's tokens and so many of the likeliest in their place.
     """
 
     model: str | None = None
     input: Annotated[str, Field(min_length=1)] | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    context_id: str | None = None
     max_output_tokens: Count = 1024
     context_window: Count | None = None
-    expert_threshold: Annotated[float, Field(gt=0, le=1)] = 1.0
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: Integer | None = None
-    min_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    thinking_budget: Integer | None = None
-    priority: Integer = 0
-    seed: Integer | None = None
-    stop: Stop | None = None
-    tools: list[Tool | Function] | None = None
+    logprobs: Annotated[Integer, Field(ge=0, le=20)] | None = None
+    tools: list[Tool | Function] | None = None  # type: ignore[assignment]  # here a function may come unwrapped
     stream: bool = False
     routing: bool = True
     routed_experts: bool = False
@@ -55,6 +45,13 @@ class GenerateRequest(Closed):
         if (self.input is None) == (self.messages is None):
             raise RequestError('exactly one of "input" and "messages" must be given', param="input")
         return self
+
+    def chosen(self) -> dict[str, Any]:
+        """As `Sampling.chosen`, with the log-probabilities."""
+        values = super().chosen()
+        if self.logprobs is not None:
+            values["logprobs"] = self.logprobs
+        return values
 
 
 class Usage(BaseModel):
@@ -76,9 +73,19 @@ class NamedCall(BaseModel):
 
 
 class CallEvent(NamedCall):
-    """A tool call in a stream: its place among the calls of the reply, beside its content."""
+    """A tool call in a stream: its place among the calls of the reply, beside its content.
+
+    Where `arguments` is empty they follow in events of the name `tool_arguments`.
+    """
 
     index: int
+
+
+class ArgumentsEvent(BaseModel):
+    """More of the arguments of the call of this index."""
+
+    index: int
+    text: str
 
 
 class TextEvent(BaseModel):
@@ -88,10 +95,11 @@ class TextEvent(BaseModel):
 
 
 class ProgressEvent(BaseModel):
-    """How many tokens of the input have been read, of how many."""
+    """How many tokens of the input have been read, of how many; `cached` did not have to be read again."""
 
     processed: int
     total: int
+    cached: int = 0
 
 
 class GenerateReply(BaseModel):
@@ -109,4 +117,5 @@ class GenerateReply(BaseModel):
     tool_calls: list[NamedCall]
     finish_reason: Literal["stop", "length", "repetition", "tool_calls"]
     usage: Usage
+    logprobs: Annotated[Logprobs | None, Field(exclude_if=lambda value: value is None)] = None
     routing: Annotated[dict[str, Any] | None, Field(exclude_if=lambda value: value is None)] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import socket
 import threading
@@ -11,11 +12,14 @@ from typing import Any
 
 import httpx2
 import pytest
+from starlette.requests import Request
 
 from minimax_m1.engine.request import SamplingParams
 from minimax_m1.errors import CheckpointError
 from minimax_m1.serve.app import create_app
 from minimax_m1.serve.bridge import Loaded
+from minimax_m1.serve.connection import pieces_of
+from minimax_m1.wire.errors import Fault
 
 NATIVE, CHAT = "/v1/minimax-m1/generate", "/v1/chat/completions"
 OPENAI_KEYS = {"message", "type", "param", "code"}
@@ -172,3 +176,16 @@ def test_closing_the_server_ends_open_requests(
         answer = open_.result(10)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_closed")
     until(lambda: bool(loaded.engine.cancelled))
+
+
+def test_a_body_that_stops_coming_is_given_up() -> None:
+    async def never() -> Any:
+        await asyncio.sleep(60)
+
+    async def read() -> None:
+        async for _ in pieces_of(Request({"type": "http", "method": "POST", "headers": []}, never), patience=0.05):
+            pass
+
+    with pytest.raises(Fault, match="nothing of the body came") as caught:
+        asyncio.run(read())
+    assert caught.value.status == 408

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,7 @@ def _compile(body: Callable[[Any], None]) -> Any:
         return cfunc(**build)(body)  # neither the package nor the user has a folder to write to
 
 
+@lru_cache(maxsize=4096)
 def as_number(value: float) -> int:
     """The 64 bits of a real number, for a body that reads them back with `real`."""
     (bits,) = struct.unpack("q", struct.pack("d", value))

@@ -42,6 +42,7 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = LightningAttention(config, layer) if kind == LIGHTNING else SoftmaxAttention(config)
         self.block_sparse_moe = SparseMoE(config)
+        self._kept: _Kept | None = None  # what the last decode step made of these modules
         self.shared = config.shared_intermediate_size > 0
         if self.shared:
             self.shared_mlp = GatedMLP(config.hidden_size, config.shared_intermediate_size)
@@ -99,14 +100,16 @@ class DecoderLayer(nn.Module):
             past = Recent(after.keys, after.values, memory.table.places(batch.segments, x.device), *tables)
         elif not isinstance(memory, Tensor):
             return None
-        step = layer(x, self._parts(), past, threshold)
+        if self._kept is None or not self._kept.holds():
+            self._kept = _Kept(self, self._parts())
+        step = layer(x, self._kept.parts, past, threshold)
         if step is None:
             return None
         routing = Routing(experts=step.experts, weights=step.weights, logits=step.logits)
         return step.x, step.states if after is None else after, routing
 
     def _parts(self) -> Parts:
-        """The layer's tensors, taken anew each time: who moves or replaces one need not tell."""
+        """The layer's tensors."""
         mixer, moe = self.self_attn, self.block_sparse_moe
         if isinstance(mixer, LightningAttention):
             maps: Any = LightningMixer(
@@ -129,6 +132,30 @@ class DecoderLayer(nn.Module):
         share = (score.sigmoid() if self.shared_mode == "sigmoid" else score.softmax(-1)).to(out.dtype)
         shared: Tensor = self.shared_mlp(normed, ops)
         return out * (1 - share) + shared * share
+
+
+class _Kept:
+    """A layer's parts, and where its modules hold what they were made of.
+
+    To walk through the modules at each step would cost a small model a tenth of it; to see that every place still
+    holds the same object does not, and who moves or replaces one need not tell.
+    """
+
+    def __init__(self, layer: nn.Module, parts: Parts) -> None:
+        self.parts = parts
+        self._places = [
+            (places, name, held)
+            for module in layer.modules()
+            for places in (module._parameters, module._buffers, module._modules)
+            for name, held in places.items()
+        ]
+
+    def holds(self) -> bool:
+        """Whether every place holds what it held."""
+        for places, name, held in self._places:
+            if places.get(name) is not held:
+                return False
+        return True
 
 
 def _weight(linear: nn.Module) -> Any:

@@ -41,21 +41,37 @@ async def read_body(request: Request, limit: int) -> bytes:
     Raises:
         Fault: it is longer than `limit` bytes (413). As much again is read and dropped first, because
             a client that is still sending when the connection closes does not see the answer.
+            Or nothing more of it came (408).
         ClientGone: the client left while sending.
     """
     body, length = bytearray(), 0
-    try:
-        async for piece in request.stream():
+    async with aclosing(pieces_of(request)) as pieces:
+        async for piece in pieces:
             length += len(piece)
             if length <= limit:
                 body += piece
             elif length > 2 * limit:
                 break
-    except ClientDisconnect:
-        raise ClientGone from None
     if length > limit:
         raise Fault(413, f"the body is longer than the limit of {limit} bytes", code="body_too_large")
     return bytes(body)
+
+
+async def pieces_of(request: Request, *, patience: float = 30.0) -> AsyncGenerator[bytes, None]:
+    """The body as it comes.
+
+    Raises:
+        Fault: nothing came for `patience` seconds (408): such a client would hold a place for ever.
+        ClientGone: the client left while sending.
+    """
+    stream = request.stream()
+    try:
+        while (piece := await asyncio.wait_for(anext(stream, None), patience)) is not None:
+            yield piece
+    except ClientDisconnect:
+        raise ClientGone from None
+    except TimeoutError:
+        raise Fault(408, f"nothing of the body came for {patience:.0f} seconds", code="body_stalled") from None
 
 
 async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T:

@@ -24,6 +24,7 @@ _PARAMETER = re.compile(r"{(\w+)(?::path)?}")
 _WRONG = {
     400: "the request cannot be served",
     404: "there is no such model or thing",
+    408: "nothing more came of the body for a while",
     409: "something else is in the way",
     413: "the body is too long",
     429: "too many requests are open",
@@ -55,6 +56,7 @@ class Route:
     query: Model | None = None
     events: tuple[Model, ...] = ()
     repeats: bool = False
+    begins: bool = False
 
     @property
     def anthropic(self) -> bool:
@@ -150,7 +152,9 @@ class _Schemas:
             content["text/event-stream"] = {"schema": {"type": "string", "description": said}}
         wrong = self._refs[Failure if route.anthropic else ErrorReply, "serialization"]
         refused = {"application/json": {"schema": wrong}}
+        begun = {"202": {"description": "it goes on in the background", "content": content}} if route.begins else {}
         return {
             "200": {"description": "the answer", "content": content},
+            **begun,
             **{str(status): {"description": said, "content": refused} for status, said in _WRONG.items()},
         }

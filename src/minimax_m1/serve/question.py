@@ -58,6 +58,7 @@ def jobs(loaded: Loaded, question: Question) -> list[Job]:
         ContextLengthExceeded: the prompt leaves no room for an answer.
     """
     tools = [] if question.tool_choice == "none" else list(question.tools)
+    _check_length(loaded, question)
     prompt = _prompt(loaded, question, tools)
     limit = loaded.engine.max_model_len
     most = room(
@@ -139,6 +140,21 @@ def effort_budget(loaded: Loaded, effort: str | None) -> int | None:
     if longest is None:
         longest = loaded.engine.max_model_len // 2
     return int(EFFORTS[effort] * longest)
+
+
+def _check_length(loaded: Loaded, question: Question) -> None:
+    """Refuses what cannot fit however well its text is encoded, before it is: that takes memory and time."""
+    limit, texts = loaded.engine.max_model_len, [question.prompt] if isinstance(question.prompt, str) else []
+    for message in question.messages:
+        content = message.get("content") or ""
+        texts += [content] if isinstance(content, str) else [part.get("text", "") for part in content]
+    characters = sum(map(len, texts))
+    if characters > limit * loaded.tokenizer.longest:
+        raise ContextLengthExceeded(
+            f"the input has {characters} characters, and the context window of {limit} tokens holds at most "
+            f"{limit * loaded.tokenizer.longest}",
+            param=question.param,
+        )
 
 
 def _prompt(loaded: Loaded, question: Question, tools: Sequence[Mapping[str, Any]]) -> Sequence[int]:

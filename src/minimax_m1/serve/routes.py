@@ -247,8 +247,8 @@ class Routes:
             return handle
 
         one = "/{context_id}"
-        create: dict[str, Any] = {"asked": CreateContext, "form": CreateForm, "events": reading}
-        more: dict[str, Any] = {"asked": ExtendContext, "form": ReadForm, "events": reading}
+        create: dict[str, Any] = {"asked": CreateContext, "form": CreateForm, "events": reading, "begins": True}
+        more: dict[str, Any] = {"asked": ExtendContext, "form": ReadForm, "events": reading, "begins": True}
         ask: dict[str, Any] = {"asked": AskContext, "events": _NATIVE}
         return [
             at("POST", "", "Read a text, a file or a conversation once, to be asked later.", ContextReply,

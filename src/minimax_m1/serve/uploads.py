@@ -17,11 +17,11 @@ from typing import BinaryIO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from minimax_m1.engine.durable import NEW, sync
 from minimax_m1.errors import RequestError
-from minimax_m1.serve.connection import ClientGone
+from minimax_m1.serve.connection import pieces_of
 from minimax_m1.wire.errors import Fault
 
 _FIELDS, _FIELD_BYTES = 32, 2**20  # of the text fields: how many, and how long all of them with their names
@@ -100,14 +100,12 @@ async def _copy(request: Request, field: str, file: BinaryIO, limit: int) -> _Fo
 async def _pieces(request: Request) -> AsyncGenerator[bytes, None]:
     """The body in pieces of about a mebibyte, so that few of them need a thread."""
     gathered = bytearray()
-    try:
-        async for piece in request.stream():
+    async with aclosing(pieces_of(request)) as pieces:
+        async for piece in pieces:
             gathered += piece
             if len(gathered) >= _PIECE:
                 yield bytes(gathered)
                 gathered.clear()
-    except ClientDisconnect:
-        raise ClientGone from None
     yield bytes(gathered)
 
 

@@ -54,10 +54,10 @@ def encode_stream(
         if cut < 0:
             held.append(piece)
             continue
-        yield tokenizer.encode("".join([*held, piece[:cut]]), split_special=split_special)
+        yield tokenizer.encode_whole("".join([*held, piece[:cut]]), split_special=split_special)
         held = [piece[cut:]]
     if held:
-        yield tokenizer.encode("".join(held), split_special=split_special)
+        yield tokenizer.encode_whole("".join(held), split_special=split_special)
 
 
 class _Cutter:

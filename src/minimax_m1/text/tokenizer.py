@@ -31,6 +31,8 @@ from minimax_m1.text.vocabulary import (
     small_pre_tokenizer,
 )
 
+_LONG = 2**20  # characters; a longer text is encoded in blocks
+
 
 class MiniMaxM1Tokenizer:
     """Byte-level BPE tokenizer of the family; any text goes to ids and comes back byte for byte.
@@ -202,6 +204,12 @@ class MiniMaxM1Tokenizer:
             return encode_stream(self, text, split_special=split_special)
         if not isinstance(text, str):
             raise RequestError(f"text must be a string, got {type(text).__name__}", param="input")
+        if len(text) > _LONG:
+            return [id for block in encode_stream(self, text, split_special=split_special) for id in block]
+        return self.encode_whole(text, split_special=split_special)
+
+    def encode_whole(self, text: str, *, split_special: bool = False) -> list[int]:
+        """The same in one piece, however long: about 240 times the text's size while it lasts; raises as `encode`."""
         backend = self._plain if split_special else self.backend
         try:
             # A batch, since the library lets other Python threads run meanwhile; for one text alone it does not.
@@ -209,6 +217,11 @@ class MiniMaxM1Tokenizer:
         except (UnicodeEncodeError, TypeError):
             place = next(i for i, char in enumerate(text) if "\ud800" <= char <= "\udfff")
             raise RequestError(f"text holds a lone surrogate at character {place}", param="input") from None
+
+    @cached_property
+    def longest(self) -> int:
+        """The most bytes that one id adds to a text."""
+        return max(len(self.token_bytes(id)) for id in self.backend.get_vocab().values())
 
     @cached_property
     def _plain(self) -> Tokenizer:

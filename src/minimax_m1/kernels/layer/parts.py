@@ -1,6 +1,6 @@
 """What a decoder layer is made of, as the layer op takes it: weights of its mixer and experts, and the past they meet.
 
-In: tensors. Out: frozen records of them, made anew for each call, so that none outlives the weights it names.
+In: tensors. Out: frozen records of them; addresses are taken from them at each call, never kept.
 M is the model's width, H heads of D numbers, G of them for keys and values, E experts of F numbers, K a token.
 """
 

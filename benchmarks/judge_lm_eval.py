@@ -3,10 +3,10 @@
     python benchmarks/judge_lm_eval.py --python JUDGE/bin/python [--cases 40]
 
 JUDGE is another environment: `python -m venv JUDGE && JUDGE/bin/pip install 'lm-eval[api]==0.4.13' transformers`; it
-needs no torch and no CUDA. Its `local-completions` asks nano for made-up tasks from JSONL, offline: sums of four choices
-by log-likelihood, prose by rolling log-likelihood, additions by greedy answers and by thoughts cut at a stop string; with
-ids and with texts as prompts, alone, several in a request, many requests at once, and without a tokenizer.
-Scores and texts must be equal, log-likelihoods to 1e-3. Prints a table and a JSON object; the exit code is 1 where not.
+needs no torch. Its `local-completions` asks nano, offline, for made-up tasks from JSONL: sums of four choices by
+log-likelihood, prose by rolling log-likelihood, additions by greedy answers and by thoughts that a stop string ends.
+Prompts go as ids and as texts, alone, several in a request, many at once, and without a tokenizer.
+Scores and texts must be equal, log-likelihoods to 1e-3; prints a table and a JSON object, exits with 1 where not.
 """
 
 from __future__ import annotations
@@ -72,33 +72,30 @@ WAYS: dict[str, dict[str, Any]] = {  # as `--model_args` has them
 }
 
 
-def write_tasks(folder: Path, cases: int) -> None:
-    """The JSONL of each task: nothing that nano was trained on."""
+def write_tasks(folder: Path, cases: int) -> dict[str, list[dict[str, Any]]]:
+    """The documents of each task, in files and by name, from easy to more digits than nano can add."""
     from minimax_m1 import MiniMaxM1Tokenizer
-    from minimax_m1.tasks.example import draw, prompt_of, reference_of
-    from minimax_m1.tasks.families import FAMILIES
+    from minimax_m1.tasks.addition import exchange, operand
     from minimax_m1.tasks.prose import sentence
     from minimax_m1.text.chat import encode_chat
 
     rng = random.Random("judge/lm-eval")
     tokenizer = MiniMaxM1Tokenizer.from_pretrained("nano")
     docs: dict[str, list[dict[str, Any]]] = {name: [] for name in TASKS}
-    for _ in range(cases):
-        raw = draw(FAMILIES["sums"], rng, 2, "test").raw or ""
-        question, _, answer = raw.rpartition("=")
-        space, value = answer[: -len(answer.strip())], int(answer)
-        wrong = [f"{space}{value + 1}", f"{space}{value + 10}", f"{space}\u2744 naïve"]
-        choices = rng.sample([answer, *wrong], 4)
-        docs["sums"].append({"question": f"{question}=", "choices": choices, "gold": choices.index(answer)})
+    for case in range(cases):
+        left, right = (operand(rng, 1 + case % 4) for _ in range(2))
+        sums = [left + right, left + right + 1, left + right + 10]
+        choices = rng.sample([*(f" {value}" for value in sums), " \u2744 naïve"], 4)  # the last in bytes, not words
+        gold = choices.index(f" {left + right}")
+        docs["sums"].append({"question": f"{left} + {right} =", "choices": choices, "gold": gold})
         docs["prose"].append({"text": " ".join(sentence(rng) for _ in range(rng.randint(1, 8)))})
-        example = draw(FAMILIES["addition"], rng, 4, "test")
-        turn = example.turns[0]
-        asked = tokenizer.decode(encode_chat(tokenizer, prompt_of(example, turn)), skip_special_tokens=False)
-        doc = {"question": asked, "answer": reference_of(example, turn).content}
-        docs["answers"].append(doc)
-        docs["thoughts"].append(doc)
+        question, answer = exchange(operand(rng, 1 + case % 9), operand(rng, 1 + case % 9), rng)
+        asked = tokenizer.decode(encode_chat(tokenizer, [question]), skip_special_tokens=False)
+        for name in ("answers", "thoughts"):
+            docs[name].append({"question": asked, "answer": answer["content"]})
     for name, some in docs.items():
         (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(doc)}\n" for doc in some), "utf-8")
+    return docs
 
 
 @contextmanager
@@ -117,7 +114,7 @@ def server(home: Path) -> Iterator[str]:
 
 
 def theirs(folder: Path, url: str, tokenizer: str) -> None:
-    """Runs in the judge's environment: lm-eval's scores and samples of every way into a file."""
+    """Runs in the judge's environment: lm-eval's scores and every reply it got, way by way, into a file."""
     from importlib.metadata import version
 
     import lm_eval  # type: ignore[import-not-found, unused-ignore]
@@ -138,8 +135,8 @@ def theirs(folder: Path, url: str, tokenizer: str) -> None:
         out["ways"][way] = {
             name: {
                 "scores": {key.partition(",")[0]: value for key, value in scores.items() if "," in key},
-                "samples": [
-                    {"doc": each["doc"], "asked": each["arguments"], "told": [told[0] for told in each["resps"]]}
+                "replies": [
+                    [reply[0] for reply in each["resps"]]
                     for each in sorted(done["samples"][name], key=lambda each: each["doc_id"])
                 ],
             }
@@ -195,12 +192,13 @@ def ours(llm: LLM, name: str, docs: Sequence[dict[str, Any]]) -> tuple[dict[str,
     return {"exact_match": exact / len(docs)}, [[text] for text in texts]
 
 
-def gap(mine: Any, other: Any) -> float:
-    """How far two replies to one request are apart, in nats; infinite where texts or the likeliest differ."""
+def compare(mine: Any, other: Any) -> tuple[float, bool]:
+    """How far two replies to one request are apart in nats, and whether they say otherwise: by text or as likeliest."""
     if isinstance(mine, str):
-        return 0.0 if mine == other else math.inf
-    (total, likeliest), (theirs, same) = (each if isinstance(each, (tuple, list)) else (each, True) for each in (mine, other))
-    return abs(total - float(theirs)) if likeliest == same else math.inf
+        return 0.0, mine != other
+    if isinstance(mine, float):
+        return abs(mine - float(other)), False
+    return abs(mine[0] - other[0]), mine[1] != other[1]
 
 
 def judge(python: str, cases: int) -> dict[str, Any]:
@@ -211,7 +209,7 @@ def judge(python: str, cases: int) -> dict[str, Any]:
     offline = {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
-        write_tasks(work, cases)
+        docs = write_tasks(work, cases)
         with server(work / "home") as url:
             command = [python, __file__, "--theirs", str(work), "--url", url, "--tokenizer", str(locate("nano"))]
             environment = {**os.environ, **offline, "HF_HOME": str(work / "cache")}
@@ -225,17 +223,20 @@ def judge(python: str, cases: int) -> dict[str, Any]:
     for way, tasks in said["ways"].items():
         for name, task in tasks.items():
             if name not in known:
-                known[name] = ours(llm, name, [sample["doc"] for sample in task["samples"]])
+                known[name] = ours(llm, name, docs[name])
             scores, told = known[name]
-            gaps = [
-                gap(mine, other)
-                for own, sample in zip(told, task["samples"], strict=True)
-                for mine, other in zip(own, sample["told"], strict=True)
+            pairs = [
+                compare(mine, other)
+                for own, replies in zip(told, task["replies"], strict=True)
+                for mine, other in zip(own, replies, strict=True)
             ]
+            gap, differ = max(gap for gap, _ in pairs), sum(otherwise for _, otherwise in pairs)
             for metric, score in scores.items():
-                row = {"way": way, "task": name, "metric": metric, "ours": score, "lm-eval": task["scores"][metric]}
-                close = math.isclose(score, task["scores"][metric], rel_tol=LIMIT if name == "prose" else 1e-12)
-                rows.append({**row, "requests": len(gaps), "gap": max(gaps), "same": close and max(gaps) < LIMIT})
+                other = task["scores"][metric]
+                close = math.isclose(score, other, rel_tol=LIMIT if name == "prose" else 1e-12)
+                row = {"prompts": way, "task": name, "metric": metric, "ours": score, "lm-eval": other}
+                row |= {"requests": len(pairs), "differ": differ, "gap": gap}
+                rows.append({**row, "same": close and gap < LIMIT and not differ})
     return {"benchmark": "lm-eval scores the server as we do in process", "lm-eval": said["version"], "rows": rows}
 
 
@@ -253,11 +254,14 @@ def main() -> None:
     if not options.python:
         parser.error("--python is needed")
     row = judge(options.python, options.cases)
-    print(f"{'prompts':<20} {'task':<9} {'metric':<16} {'ours':>9} {'lm-eval':>9} {'requests':>9} {'largest gap':>12}")
+    print(
+        f"{'prompts':<20} {'task':<9} {'metric':<16} {'ours':>8} {'lm-eval':>8}"
+        f" {'requests':>9} {'differ':>7} {'nats':>8}"
+    )
     for each in row["rows"]:
         print(
-            f"{each['way']:<20} {each['task']:<9} {each['metric']:<16} {each['ours']:>9.4f} {each['lm-eval']:>9.4f} "
-            f"{each['requests']:>9} {each['gap']:>12.1e}{'' if each['same'] else '  differs'}"
+            f"{each['prompts']:<20} {each['task']:<9} {each['metric']:<16} {each['ours']:>8.4f} {each['lm-eval']:>8.4f}"
+            f" {each['requests']:>9} {each['differ']:>7} {each['gap']:>8.1e}{'' if each['same'] else '  WRONG'}"
         )
     print(json.dumps(row))
     sys.exit(0 if all(each["same"] for each in row["rows"]) else 1)

@@ -243,3 +243,25 @@ def test_the_largest_is_built_without_memory() -> None:
         model = MiniMaxM1ForCausalLM(m1())
     assert model.device.type == "meta"
     assert sum(p.numel() for p in model.parameters()) == 456_089_655_296
+
+
+def test_a_decode_step_sees_weights_that_were_replaced(tiny_model: MiniMaxM1ForCausalLM) -> None:
+    model = tiny_model
+    model.ops = Ops.cpu()
+    layer = model.model.layers[0]
+
+    def step() -> torch.Tensor:
+        state = model.empty_state(1)
+        with torch.no_grad():
+            for token in (3, 4):
+                run = model.run(Batch.of([[token]], state), state)
+                state = run.state
+        assert run.logits is not None
+        return run.logits
+
+    before = step()
+    layer.self_attn.out_proj.weight = torch.nn.Parameter(torch.zeros_like(layer.self_attn.out_proj.weight))
+    replaced = step()
+    assert not torch.allclose(before, replaced)
+    layer.post_attention_layernorm.weight.data.mul_(2)
+    assert not torch.allclose(replaced, step())

@@ -152,10 +152,7 @@ class _Kept:
 
     def holds(self) -> bool:
         """Whether every place holds what it held."""
-        for places, name, held in self._places:
-            if places.get(name) is not held:
-                return False
-        return True
+        return all(places.get(name) is held for places, name, held in self._places)
 
 
 def _weight(linear: nn.Module) -> Any:

@@ -130,7 +130,7 @@ def _jobs(loaded: Loaded, asked: MessageRequest, context: Context | None, priori
 
 
 def _count(loaded: Loaded, asked: CountRequest) -> int:
-    tools = [] if asked.choice() == "none" else asked.plain_tools(strict=False)
+    tools = [] if asked.choice() == "none" else asked.plain_tools()
     return len(encode_chat(loaded.tokenizer, asked.plain_messages(), tools or None, add_generation_prompt=True))
 
 

@@ -166,8 +166,7 @@ def _prompt(loaded: Loaded, question: Question, tools: Sequence[Mapping[str, Any
             raise RequestError("a request on a context cannot bring tools: the template puts them first", param="tools")
         record = question.context.manifest
         return continued(loaded.tokenizer, record.meta, question.context.ids, question.messages)
-    shown = [{**tool, "function": {k: v for k, v in tool["function"].items() if k != "strict"}} for tool in tools]
-    return encode_chat(loaded.tokenizer, question.messages, shown or None, add_generation_prompt=True)
+    return encode_chat(loaded.tokenizer, question.messages, tools or None, add_generation_prompt=True)
 
 
 def _guide(

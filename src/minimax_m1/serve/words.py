@@ -68,8 +68,5 @@ def _detokenize(loaded: Loaded, asked: DetokenizeRequest) -> DetokenizeReply:
 
 
 def _spoken(messages: list[Message], tools: list[Tool] | None) -> tuple[_Said, _Said | None]:
-    """What the template takes; `strict` is between client and server, the model does not read it."""
-    shown = plain_tools(tools or [])
-    for tool in shown:
-        tool["function"].pop("strict", None)
-    return plain(messages), shown or None
+    """What the template takes."""
+    return plain(messages), plain_tools(tools) if tools else None

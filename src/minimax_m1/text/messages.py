@@ -28,7 +28,10 @@ def checked_messages(messages: Any) -> list[Message]:
 
 
 def checked_tools(tools: Any) -> list[dict[str, Any]] | None:
-    """Tool definitions without OpenAI's wrapping, or None; raises RequestError (`param` "tools")."""
+    """Tool definitions without OpenAI's wrapping, or None; raises RequestError (`param` "tools").
+
+    `strict` is left out: it is between client and server, and the model has never read it.
+    """
     if not tools:
         return None
     if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence):
@@ -38,7 +41,7 @@ def checked_tools(tools: Any) -> list[dict[str, Any]] | None:
         inner = tool.get("function", tool) if isinstance(tool, Mapping) else None
         if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
             raise RequestError(f"tools[{i}] must be an object with a name, got {_short(tool)}", param="tools")
-        bare.append(dict(inner))
+        bare.append({key: value for key, value in inner.items() if key != "strict"})
     return bare
 
 

@@ -140,10 +140,14 @@ class CustomTool(Open):
     input_schema: dict[str, Any]
     strict: bool | None = None
 
-    def plain(self, *, strict: bool) -> dict[str, Any]:
-        """The tool as a mapping in OpenAI's wrapping, with or without the word whether it is `strict`."""
-        function: dict[str, Any] = {"name": self.name, "description": self.description, "parameters": self.input_schema}
-        function["strict"] = self.strict if strict else None
+    def plain(self) -> dict[str, Any]:
+        """The tool as a mapping in OpenAI's wrapping."""
+        function = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": self.input_schema,
+            "strict": self.strict,
+        }
         return {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
 
 
@@ -224,9 +228,9 @@ class CountRequest(Open):
         """As `ToolChoice.plain`."""
         return self.tool_choice.plain() if self.tool_choice else "auto"
 
-    def plain_tools(self, *, strict: bool = True) -> list[dict[str, Any]]:
-        """The tools as mappings in OpenAI's wrapping; the model is shown them without `strict`."""
-        return [tool.plain(strict=strict) for tool in self.tools or ()]
+    def plain_tools(self) -> list[dict[str, Any]]:
+        """The tools as mappings in OpenAI's wrapping."""
+        return [tool.plain() for tool in self.tools or ()]
 
     def plain_messages(self) -> list[dict[str, Any]]:
         """The messages as the chat template takes them: one a tool result, one for user messages in a row."""

@@ -78,6 +78,18 @@ def test_echo_tells_the_prompt_s_log_probabilities(client: openai.OpenAI, llm: L
             assert "\ufffd" in token or text[offset:].startswith(token)
 
 
+def test_the_token_that_ends_a_completion_has_its_log_probability(client: openai.OpenAI) -> None:
+    reply = client.completions.create(
+        model="nano", prompt="2 + 2 = 4", max_tokens=1, temperature=0, echo=True, logprobs=1
+    )  # lm-eval asks so, and takes the last figure for the one token made
+    [choice], used = reply.choices, reply.usage
+    assert choice.text == "2 + 2 = 4" and choice.finish_reason == "stop"
+    told = choice.logprobs
+    assert told is not None and used is not None and told.tokens is not None and told.token_logprobs is not None
+    assert told.tokens[-2:] == ["4", "<end_of_sentence>"]
+    assert len(told.tokens) == len(told.token_logprobs) == used.prompt_tokens + used.completion_tokens
+
+
 def test_several_prompts_and_the_reply_s_own_log_probabilities(client: openai.OpenAI) -> None:
     prompts = ["one two three", "four five"]
     both = client.completions.create(

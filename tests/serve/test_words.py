@@ -97,3 +97,10 @@ def test_no_tokens_are_no_text_and_whole_numbers_may_be_written_as_floats(served
     assert post(served, "/detokenize", tokens=[]) == {"prompt": ""}
     [first, *_] = tokenizer.encode("hello")
     assert post(served, "/detokenize", tokens=[float(first)]) == {"prompt": tokenizer.decode([first])}
+
+
+def test_a_harness_learns_the_special_tokens(served: Any, tokenizer: Any) -> None:
+    with served.client() as client:
+        told = client.get("/tokenizer_info").json()
+    assert (told["eos_token"], told["bos_token"]) == (tokenizer.eos_token, tokenizer.bos_token)
+    assert told["chat_template"] == tokenizer.chat_template

@@ -66,7 +66,11 @@ async def pieces_of(request: Request, *, patience: float = 30.0) -> AsyncGenerat
     """
     stream = request.stream()
     try:
-        while (piece := await asyncio.wait_for(anext(stream, None), patience)) is not None:
+        while True:
+            async with asyncio.timeout(patience):
+                piece = await anext(stream, None)
+            if piece is None:
+                return
             yield piece
     except ClientDisconnect:
         raise ClientGone from None

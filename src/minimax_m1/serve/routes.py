@@ -86,6 +86,7 @@ from minimax_m1.wire.words import (
     TemplateRequest,
     TokenizeReply,
     TokenizeRequest,
+    TokenizerInfo,
 )
 
 _LATER = 1_000  # added to the priority of a batch's lines: they wait for whoever sits before a screen
@@ -313,6 +314,9 @@ class Routes:
         async def cancel(request: Request) -> Response:
             return _json(await requests.cancel_request(service, _id(request)))
 
+        async def info(_: Request) -> Response:
+            return _json(await words.tokenizer_info(service))
+
         open_ = "/v1/requests/{request_id}"
         return [
             at("GET", "/v1/requests", "What is under way.", RequestList, every),
@@ -323,6 +327,7 @@ class Routes:
             at("POST", "/detokenize", "Ids to text.", DetokenizeReply, told(words.detokenize), asked=DetokenizeRequest),
             at("POST", "/apply-template", "A conversation as the model reads it.", TemplateReply,
                told(words.apply_template), asked=TemplateRequest),
+            at("GET", "/tokenizer_info", "Special tokens and chat template.", TokenizerInfo, info),
         ]  # fmt: skip
 
     def _posted(self, answer: Answer) -> Handle:

@@ -197,8 +197,9 @@ class Teller:
         self._ids.append(id)
         if self._job.params.logprobs is None:
             return
-        ends = event.finish is FinishReason.STOP and not self._shown(id)
-        if not ends:  # end-of-sentence is no part of the text
+        # End-of-sentence is no part of a chat's text; plain completions tell it, for those who count tokens.
+        ends = self._parser is not None and event.finish is FinishReason.STOP and not self._shown(id)
+        if not ends:
             token = Token(id=id, logprob=event.logprob, top=event.top_logprobs)
             self._tokens.append(token)
             self._untold.append(token)

@@ -20,6 +20,7 @@ from minimax_m1.wire.words import (
     TemplateRequest,
     TokenizeReply,
     TokenizeRequest,
+    TokenizerInfo,
 )
 
 _Said = list[dict[str, Any]]
@@ -48,6 +49,17 @@ async def apply_template(service: Service, body: bytes) -> TemplateReply:
         render, *_spoken(asked.messages, asked.tools), asked.add_generation_prompt, template=tokenizer.chat_template
     )
     return TemplateReply(prompt=prompt)
+
+
+async def tokenizer_info(service: Service) -> TokenizerInfo:
+    """Its special tokens and its chat template."""
+    tokenizer = service.bridge.loaded.tokenizer
+    return TokenizerInfo(
+        bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token,
+        pad_token=tokenizer.pad_token,
+        chat_template=tokenizer.chat_template,
+    )
 
 
 def _tokenize(loaded: Loaded, asked: TokenizeRequest) -> TokenizeReply:

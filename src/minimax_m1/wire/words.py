@@ -68,3 +68,13 @@ class TemplateReply(BaseModel):
     """What the model would read, special tokens by name."""
 
     prompt: str
+
+
+class TokenizerInfo(BaseModel):
+    """What a harness must know of the tokenizer to speak to the model as it expects (vLLM's route)."""
+
+    tokenizer_class: str = "MiniMaxM1Tokenizer"
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    chat_template: str

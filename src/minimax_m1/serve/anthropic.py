@@ -1,7 +1,7 @@
 """Anthropic's dialect: a `MessageRequest` becomes one job, its items become a `MessageReply` or events.
 
-In: the bytes of a body. Out: a response, whole or streamed; also the tokens of a body counted, and a fault told in
-Anthropic's shape. The prompt is encoded off the event loop, because a long document takes a while.
+In: the bytes of a body. Out: a response, whole or streamed; also the tokens of a body counted. The prompt is encoded
+off the event loop, because a long document takes a while.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from minimax_m1.engine.context import Context
-from minimax_m1.engine.request import StructuredOutputsParams
 from minimax_m1.serve.answer import answer, outcomes
 from minimax_m1.serve.bridge import Loaded
 from minimax_m1.serve.connection import EventStream, fault_of
 from minimax_m1.serve.contexts import open_context
-from minimax_m1.serve.question import Question, effort_budget, jobs
+from minimax_m1.serve.question import Question, jobs
 from minimax_m1.serve.registry import request_id
+from minimax_m1.serve.replies import anthropic_headers, json_reply
 from minimax_m1.serve.service import Service
 from minimax_m1.serve.teller import Call, CallDelta, Item, Job, Outcome, Progress, Text, Thought
 from minimax_m1.text.chat import encode_chat
@@ -55,7 +55,7 @@ from minimax_m1.wire.anthropic_events import (
     ThinkingDelta,
 )
 from minimax_m1.wire.body import read
-from minimax_m1.wire.errors import Fault, check_model
+from minimax_m1.wire.errors import check_model
 from minimax_m1.wire.sse import Event
 
 
@@ -75,7 +75,7 @@ async def create_message(service: Service, body: bytes, *, priority: int = 0) ->
     await anext(items)
     if asked.stream:
         stream = EventStream(_Stream(service, asked, id, len(made[0].prompt)).of(items), ping=service.ping)
-        stream.headers.update(_own_headers())
+        stream.headers.update(anthropic_headers())
         return stream
     [end] = await outcomes(items)
     reply = MessageReply(
@@ -101,19 +101,8 @@ async def count_tokens(service: Service, body: bytes, *, priority: int = 0) -> R
     return _json(CountReply(input_tokens=await asyncio.to_thread(_count, service.bridge.loaded, asked)))
 
 
-def anthropic_fault(fault: Fault) -> Response:
-    """The response that tells a fault in Anthropic's shape, with its status."""
-    response = _json(Failure.of(fault, request_id.get()), fault.status)
-    if fault.status in (429, 503, 529):
-        response.headers["retry-after"] = "1"
-    return response
-
-
 def _jobs(loaded: Loaded, asked: MessageRequest, context: Context | None, priority: int) -> list[Job]:
     sampling = asked.chosen()
-    effort = asked.output_config.effort if asked.output_config else None
-    if "thinking_budget" not in sampling and (budget := effort_budget(loaded, effort)) is not None:
-        sampling["thinking_budget"] = budget
     schema = asked.schema_asked()
     question = Question(
         messages=asked.plain_messages(),
@@ -121,7 +110,8 @@ def _jobs(loaded: Loaded, asked: MessageRequest, context: Context | None, priori
         tools=asked.plain_tools(),
         tool_choice=asked.choice(),
         parallel_tool_calls=not (asked.tool_choice and asked.tool_choice.disable_parallel_tool_use),
-        form=None if schema is None else StructuredOutputsParams(json=schema),
+        form=None if schema is None else {"json": schema},
+        effort=asked.output_config.effort if asked.output_config else None,
         sampling=sampling,
         max_tokens=asked.max_tokens,
         priority=asked.priority + priority,
@@ -255,10 +245,7 @@ def _encoded(event: MessageEvent) -> bytes:
     return Event(name=event.type, data=event.model_dump_json()).encode()
 
 
-def _own_headers() -> dict[str, str]:
-    """The name under which Anthropic's clients look for the request's id."""
-    return {"request-id": request_id.get()} if request_id.get() else {}
-
-
-def _json(reply: BaseModel, status: int = 200) -> Response:
-    return Response(reply.model_dump_json(), status, headers=_own_headers(), media_type="application/json")
+def _json(reply: BaseModel) -> Response:
+    response = json_reply(reply)
+    response.headers.update(anthropic_headers())
+    return response

@@ -13,13 +13,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from minimax_m1.serve.access import Access, Noted
-from minimax_m1.serve.anthropic import anthropic_fault
 from minimax_m1.serve.bridge import Bridge, Loaded, Status
 from minimax_m1.serve.connection import ClientGone, fault_of
 from minimax_m1.serve.context_routes import ContextRoutes
@@ -29,6 +27,7 @@ from minimax_m1.serve.files import Files
 from minimax_m1.serve.limits import Limits
 from minimax_m1.serve.metrics import Metrics
 from minimax_m1.serve.registry import Registry
+from minimax_m1.serve.replies import json_reply, refusal
 from minimax_m1.serve.responses_background import Background
 from minimax_m1.serve.routes import Routes
 from minimax_m1.serve.service import Service
@@ -169,17 +168,17 @@ class _House:
         return Response(body, headers={"content-type": kind})
 
     async def _models(self, _: Request) -> Response:
-        return _json(ModelList(data=[self._card()]))
+        return json_reply(ModelList(data=[self._card()]))
 
     async def _model(self, request: Request) -> Response:
         check_model(request.path_params["model"], self._service.name)
-        return _json(self._card())
+        return json_reply(self._card())
 
     async def _health(self, _: Request) -> Response:
         bridge = self._service.bridge
         status = bridge.status
         if status is Status.READY:
-            return _json(Health(model=self._service.name))
+            return json_reply(Health(model=self._service.name))
         fault = Fault(503, bridge.reason or f"the model is {status}", code=f"model_{status}")
         return JSONResponse({"status": status, **fault.reply.model_dump()}, 503, {"retry-after": "1"})
 
@@ -195,9 +194,9 @@ def _guarded(route: Route) -> Callable[[Request], Awaitable[Response]]:
         except ClientGone:
             return Response(status_code=499)  # nobody reads it
         except asyncio.CancelledError:  # only a server that shuts down cancels what it runs
-            return _refusal(Fault(503, "the server is shutting down", code="model_closed"), route.path)
+            return refusal(Fault(503, "the server is shutting down", code="model_closed"), route.path)
         except Exception as error:  # the boundary of every request
-            return _refusal(error, route.path)
+            return refusal(fault_of(error), route.path)
 
     return endpoint
 
@@ -206,20 +205,6 @@ async def _told(request: Request, error: Exception) -> Response:
     """What the router refuses, 404 and 405, in the same shape as everything else."""
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-    response = _refusal(Fault(error.status_code, error.detail, code=code), request.url.path)
+    response = refusal(Fault(error.status_code, error.detail, code=code), request.url.path)
     response.headers.update(error.headers or {})
     return response
-
-
-def _refusal(error: Exception, path: str) -> Response:
-    fault = fault_of(error)
-    if path.startswith("/v1/messages"):
-        return anthropic_fault(fault)
-    response = _json(fault.reply, fault.status)
-    if fault.status in (429, 503):
-        response.headers["retry-after"] = "1"
-    return response
-
-
-def _json(reply: BaseModel, status: int = 200) -> Response:
-    return Response(reply.model_dump_json(), status, media_type="application/json")

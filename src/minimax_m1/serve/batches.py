@@ -24,8 +24,9 @@ from starlette.responses import Response
 from minimax_m1.engine.durable import locked
 from minimax_m1.errors import CheckpointError, RequestError
 from minimax_m1.serve.connection import fault_of
-from minimax_m1.serve.files import Files, answer
+from minimax_m1.serve.files import Files
 from minimax_m1.serve.registry import request_id
+from minimax_m1.serve.replies import json_reply
 from minimax_m1.serve.service import Service
 from minimax_m1.serve.store import Edit, Record
 from minimax_m1.serve.worksheet import ERRORS, INPUT, OUTPUT, Worksheet, check
@@ -41,7 +42,7 @@ from minimax_m1.wire.batches import (
     LineError,
     LineReply,
 )
-from minimax_m1.wire.body import read
+from minimax_m1.wire.body import read, read_query
 from minimax_m1.wire.errors import Fault
 from minimax_m1.wire.files import DAY, Expiry, PageQuery
 
@@ -125,19 +126,19 @@ class Batches:
         kept = {"output_expires_after": None if expiry is None else expiry.model_dump()}
         await self._store.put("batch", batch.id, batch.model_dump() | kept)
         self._take_up(batch.id)
-        return answer(batch)
+        return json_reply(batch)
 
     async def page(self, query: Mapping[str, str]) -> Response:
         """GET /v1/batches."""
-        asked = read(PageQuery, to_json(dict(query)))
+        asked = read_query(PageQuery, query)
         records = await self._store.list("batch", after=asked.after, limit=asked.limit + 1)
         batches = [Batch.model_validate(record) for record in records[: asked.limit]]
         first, last = (batches[0].id, batches[-1].id) if batches else (None, None)
-        return answer(BatchList(data=batches, first_id=first, last_id=last, has_more=len(records) > asked.limit))
+        return json_reply(BatchList(data=batches, first_id=first, last_id=last, has_more=len(records) > asked.limit))
 
     async def show(self, batch_id: str) -> Response:
         """GET /v1/batches/{batch_id}."""
-        return answer(await self._find(batch_id))
+        return json_reply(await self._find(batch_id))
 
     async def cancel(self, batch_id: str) -> Response:
         """POST /v1/batches/{batch_id}/cancel. Within a second, what is under way is dropped."""
@@ -149,7 +150,7 @@ class Batches:
             return record | {"status": "cancelling", "cancelling_at": record["cancelling_at"] or now}
 
         await self._find(batch_id)
-        return answer(await self._change(batch_id, cancelling))
+        return json_reply(await self._change(batch_id, cancelling))
 
     async def _find(self, batch_id: str) -> Batch:
         record = await self._store.get("batch", batch_id)

@@ -17,13 +17,12 @@ from typing import Any
 from starlette.responses import Response
 
 from minimax_m1.engine.context import Context
-from minimax_m1.engine.request import StructuredOutputsParams
 from minimax_m1.serve.answer import answer, outcomes
 from minimax_m1.serve.bridge import Loaded
 from minimax_m1.serve.connection import EventStream, fault_of
 from minimax_m1.serve.contexts import open_context
 from minimax_m1.serve.logprobs import chat_logprobs, prompt_logprobs
-from minimax_m1.serve.question import Question, effort_budget, jobs
+from minimax_m1.serve.question import Question, jobs
 from minimax_m1.serve.service import Service
 from minimax_m1.serve.teller import Call, CallDelta, Item, Job, Outcome, Progress, Text, Thought, Token
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
@@ -79,9 +78,6 @@ async def complete_chat(service: Service, body: bytes, *, priority: int = 0) -> 
 
 def _jobs(loaded: Loaded, asked: ChatRequest, context: Context | None, priority: int) -> list[Job]:
     sampling = asked.chosen()
-    if "thinking_budget" not in sampling and (budget := effort_budget(loaded, asked.reasoning_effort)) is not None:
-        sampling["thinking_budget"] = budget
-    form = asked.form()
     name = "max_tokens" if asked.max_completion_tokens is None else "max_completion_tokens"
     question = Question(
         messages=plain(asked.messages),
@@ -89,7 +85,8 @@ def _jobs(loaded: Loaded, asked: ChatRequest, context: Context | None, priority:
         tools=plain_tools(asked.tools) if asked.tools else (),
         tool_choice=asked.choice(),
         parallel_tool_calls=asked.parallel_tool_calls is not False,
-        form=None if form is None else StructuredOutputsParams(**form),
+        form=asked.form(),
+        effort=asked.reasoning_effort,
         sampling=sampling,
         max_tokens=getattr(asked, name),
         max_tokens_name=name,
@@ -182,10 +179,10 @@ class _Chunks:
                     if chunk := self._told(index, item):
                         yield chunk
                 if options is not None and options.include_usage:
-                    yield _data(ChatChunk(**self._head, choices=[], usage=usage_of([self._ends])).model_dump_json())
+                    yield Event.of(ChatChunk(**self._head, choices=[], usage=usage_of([self._ends]))).encode()
             except Exception as error:  # the boundary: the status is sent, so the stream tells the fault
-                yield _data(fault_of(error).reply.model_dump_json())
-            yield _data("[DONE]")
+                yield Event.of(fault_of(error).reply).encode()
+            yield Event(data="[DONE]").encode()
 
     def _told(self, index: int, item: Item) -> bytes | None:
         finish: FinishedBy | None = None
@@ -213,11 +210,7 @@ class _Chunks:
     def _progress(self, item: Progress) -> bytes:
         spent = int(1000 * (time.monotonic() - self._began))
         progress = PromptProgress(total=item.total, cache=item.cached, processed=item.processed, time_ms=spent)
-        return _data(ChatChunk(**self._head, choices=[], prompt_progress=progress).model_dump_json())
+        return Event.of(ChatChunk(**self._head, choices=[], prompt_progress=progress)).encode()
 
     def _chunk(self, choice: ChunkChoice) -> bytes:
-        return _data(ChatChunk(**self._head, choices=[choice]).model_dump_json())
-
-
-def _data(data: str) -> bytes:
-    return Event(data=data).encode()
+        return Event.of(ChatChunk(**self._head, choices=[choice])).encode()

@@ -14,7 +14,6 @@ from typing import Any
 
 from starlette.responses import Response
 
-from minimax_m1.engine.request import StructuredOutputsParams
 from minimax_m1.serve.answer import answer, outcomes
 from minimax_m1.serve.bridge import Loaded
 from minimax_m1.serve.chat import usage_of
@@ -52,13 +51,12 @@ async def complete_text(service: Service, body: bytes, *, priority: int = 0) -> 
 
 
 def _jobs(loaded: Loaded, asked: CompletionRequest, priority: int) -> list[Job]:
-    form = asked.form()
     sampling = asked.chosen()
     made: list[Job] = []
     for prompt in asked.prompts():
         question = Question(
             prompt=prompt,
-            form=None if form is None else StructuredOutputsParams(**form),
+            form=asked.form(),
             sampling=sampling,
             max_tokens=asked.max_tokens,
             param="prompt",
@@ -95,9 +93,8 @@ def _choice(
     end: Outcome,
 ) -> TextChoice:
     """One answer; the prompt's figures come with the `first` of its answers, and all share them."""
-    before = "".join(_texts(tokenizer, prompt)) if asked.echo else ""
-    told = first.prompt_logprobs
-    asked_told = asked.prompt_logprobs is not None and told is not None
+    before = _text(tokenizer, prompt) if asked.echo else ""
+    told = None if asked.prompt_logprobs is None else first.prompt_logprobs
     return TextChoice(
         index=index,
         text=before + end.text,
@@ -106,12 +103,12 @@ def _choice(
         stop_reason=end.stop_string,
         token_ids=list(end.token_ids) if asked.return_token_ids else None,
         prompt_token_ids=[int(id) for id in prompt] if asked.return_token_ids else None,
-        prompt_logprobs=prompt_logprobs(tokenizer, told) if asked_told and told is not None else None,
+        prompt_logprobs=None if told is None else prompt_logprobs(tokenizer, told),
     )
 
 
-def _texts(tokenizer: MiniMaxM1Tokenizer, ids: Sequence[int]) -> list[str]:
-    return [b"".join(spelled(tokenizer, int(id)) for id in ids).decode("utf-8", "replace")]
+def _text(tokenizer: MiniMaxM1Tokenizer, ids: Sequence[int]) -> str:
+    return b"".join(spelled(tokenizer, int(id)) for id in ids).decode("utf-8", "replace")
 
 
 def _logprobs(
@@ -167,15 +164,11 @@ async def _chunks(
                     )
                 else:
                     continue
-                yield _data(CompletionReply(**head, choices=[choice]).model_dump_json())
+                yield Event.of(CompletionReply(**head, choices=[choice])).encode()
             if asked.stream_options is not None and asked.stream_options.include_usage:
                 each = asked.n or 1
                 groups = [[ends[start + i] for i in range(each)] for start in range(0, count, each)]
-                yield _data(CompletionReply(**head, choices=[], usage=usage_of(groups)).model_dump_json())
+                yield Event.of(CompletionReply(**head, choices=[], usage=usage_of(groups))).encode()
         except Exception as error:  # the boundary: the status is sent, so the stream tells the fault
-            yield _data(fault_of(error).reply.model_dump_json())
-        yield _data("[DONE]")
-
-
-def _data(data: str) -> bytes:
-    return Event(data=data).encode()
+            yield Event.of(fault_of(error).reply).encode()
+        yield Event(data="[DONE]").encode()

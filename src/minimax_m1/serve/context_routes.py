@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -29,6 +28,7 @@ from minimax_m1.serve.connection import EventStream, fault_of, read_body, unless
 from minimax_m1.serve.files import Files
 from minimax_m1.serve.native import generated
 from minimax_m1.serve.reading import Step, read
+from minimax_m1.serve.replies import json_reply
 from minimax_m1.serve.service import Service
 from minimax_m1.serve.uploads import read_upload
 from minimax_m1.text.document import chat_ids, tail_ids, text_ids
@@ -114,22 +114,22 @@ class ContextRoutes:
 
     async def list(self) -> Response:
         """GET /v1/contexts."""
-        return _json(ContextList(data=await contexts.find_all(self._service)))
+        return json_reply(ContextList(data=await contexts.find_all(self._service)))
 
     async def show(self, context_id: str) -> Response:
         """GET /v1/contexts/{context_id}; raises Fault (404)."""
-        return _json(await contexts.find(self._service, context_id))
+        return json_reply(await contexts.find(self._service, context_id))
 
     async def remove(self, context_id: str) -> Response:
         """DELETE /v1/contexts/{context_id}; raises Fault (404, 409)."""
         await contexts.delete(self._service, context_id)
-        return _json(ContextDeleted(id=context_id))
+        return json_reply(ContextDeleted(id=context_id))
 
     async def branch(self, context_id: str, data: bytes) -> Response:
         """POST /v1/contexts/{context_id}/branch; raises RequestError and Fault (404, 409)."""
         name = body.read(BranchContext, data or b"{}").name or _new_id()
         await contexts.branch(self._service, context_id, name)
-        return _json(await contexts.find(self._service, name))
+        return json_reply(await contexts.find(self._service, name))
 
     async def ask(self, context_id: str, data: bytes) -> Response:
         """POST /v1/contexts/{context_id}/ask; answers and raises as the native dialect does."""
@@ -175,11 +175,11 @@ class ContextRoutes:
             task = asyncio.create_task(self._finish(id, steps))
             self._readings.add(task)
             task.add_done_callback(self._readings.discard)
-            return _json(reply, 202)
+            return json_reply(reply, 202)
         async with aclosing(steps):
             async for _ in steps:
                 pass
-        return _json(await contexts.find(self._service, id))
+        return json_reply(await contexts.find(self._service, id))
 
     async def _finish(self, id: str, steps: AsyncGenerator[Step, None]) -> None:
         """Reads to the end; why that fails is kept, since nobody waits to hear it."""
@@ -196,12 +196,14 @@ class ContextRoutes:
     async def _events(self, id: str, steps: AsyncGenerator[Step, None]) -> AsyncGenerator[bytes, None]:
         try:
             async with aclosing(steps):
-                yield _event("progress", ContextProgress(id=id, processed=0, total=None))
+                yield Event.of(ContextProgress(id=id, processed=0, total=None), name="progress").encode()
                 async for step in steps:
-                    yield _event("progress", ContextProgress(id=id, processed=step.processed, total=step.total))
-            yield _event("done", await contexts.find(self._service, id))
+                    yield Event.of(
+                        ContextProgress(id=id, processed=step.processed, total=step.total), name="progress"
+                    ).encode()
+            yield Event.of(await contexts.find(self._service, id), name="done").encode()
         except Exception as error:  # the boundary: the status is sent, so the stream tells the fault
-            yield _event("error", fault_of(error).reply)
+            yield Event.of(fault_of(error).reply, name="error").encode()
 
     def _new(self, folder: Path, material: _Material) -> Reading:
         """A new context's reading; takes as long as encoding does."""
@@ -255,11 +257,3 @@ def _unlink(material: _Material) -> None:
 
 def _new_id() -> str:
     return f"ctx_{uuid.uuid4().hex[:24]}"
-
-
-def _event(name: str, data: BaseModel) -> bytes:
-    return Event(name=name, data=data.model_dump_json()).encode()
-
-
-def _json(reply: BaseModel, status: int = 200) -> Response:
-    return Response(reply.model_dump_json(), status, media_type="application/json")

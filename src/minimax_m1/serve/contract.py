@@ -16,6 +16,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 
+from minimax_m1.serve.replies import speaks_anthropic
 from minimax_m1.wire.anthropic_events import Failure
 from minimax_m1.wire.errors import ErrorReply
 
@@ -57,11 +58,6 @@ class Route:
     events: tuple[Model, ...] = ()
     repeats: bool = False
     begins: bool = False
-
-    @property
-    def anthropic(self) -> bool:
-        """Whether its errors have Anthropic's shape."""
-        return self.path.startswith("/v1/messages")
 
 
 def document(routes: Sequence[Route], *, title: str, version: str, description: str) -> dict[str, Any]:
@@ -150,7 +146,7 @@ class _Schemas:
                 f"Server-sent events; the data of each is JSON: {', '.join(name.rpartition('/')[2] for name in names)}"
             )
             content["text/event-stream"] = {"schema": {"type": "string", "description": said}}
-        wrong = self._refs[Failure if route.anthropic else ErrorReply, "serialization"]
+        wrong = self._refs[Failure if speaks_anthropic(route.path) else ErrorReply, "serialization"]
         refused = {"application/json": {"schema": wrong}}
         begun = {"202": {"description": "it goes on in the background", "content": content}} if route.begins else {}
         return {

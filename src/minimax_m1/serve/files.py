@@ -15,14 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from minimax_m1.serve.replies import json_reply
 from minimax_m1.serve.service import Service
 from minimax_m1.serve.uploads import read_upload
-from minimax_m1.wire.body import read
+from minimax_m1.wire.body import read_query
 from minimax_m1.wire.errors import Fault
 from minimax_m1.wire.files import DAY, Expiry, FileDeleted, FileList, FileObject, FileQuery, read_form
 
@@ -72,11 +71,11 @@ class Files:
             upload.path.unlink(missing_ok=True)
             await self._store.delete("file", file_id)  # a put that was cancelled may have happened
             raise
-        return answer(file)
+        return json_reply(file)
 
     async def page(self, query: Mapping[str, str]) -> Response:
         """GET /v1/files."""
-        asked = read(FileQuery, to_json(dict(query)))
+        asked = read_query(FileQuery, query)
         having = {} if asked.purpose is None else {"purpose": asked.purpose}
         records = await self._store.list(
             "file", after=asked.after, limit=asked.limit + 1, descending=asked.order == "desc", having=having
@@ -84,11 +83,11 @@ class Files:
         files = [FileObject.model_validate(record) for record in records[: asked.limit]]
         files = [file for file in files if self._lasts(file)]
         first, last = (files[0].id, files[-1].id) if files else (None, None)
-        return answer(FileList(data=files, first_id=first, last_id=last, has_more=len(records) > asked.limit))
+        return json_reply(FileList(data=files, first_id=first, last_id=last, has_more=len(records) > asked.limit))
 
     async def show(self, file_id: str) -> Response:
         """GET /v1/files/{file_id}."""
-        return answer(await self.find(file_id))
+        return json_reply(await self.find(file_id))
 
     async def content(self, file_id: str) -> Response:
         """GET /v1/files/{file_id}/content: its bytes, read as they are sent."""
@@ -101,7 +100,7 @@ class Files:
         """DELETE /v1/files/{file_id}. Who reads it now, reads it to its end."""
         await self.find(file_id)
         await self._drop(file_id)
-        return answer(FileDeleted(id=file_id))
+        return json_reply(FileDeleted(id=file_id))
 
     async def find(self, file_id: str, *, param: str = "file_id") -> FileObject:
         """What is known of a file; raises Fault (404) where there is none or its time is over."""
@@ -169,8 +168,3 @@ class Files:
             filename=filename,
             purpose=purpose,
         )
-
-
-def answer(reply: BaseModel) -> Response:
-    """The reply as JSON."""
-    return Response(reply.model_dump_json(), media_type="application/json")

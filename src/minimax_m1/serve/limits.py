@@ -9,7 +9,7 @@ from __future__ import annotations
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from minimax_m1.serve.anthropic import anthropic_fault
+from minimax_m1.serve.replies import refusal
 from minimax_m1.wire.errors import Fault
 
 _FREE = ("/health", "/metrics", "/docs", "/openapi.json")
@@ -36,16 +36,8 @@ class Limits:
                 self._open -= 1
 
     def _refusal(self, path: str) -> Response:
-        fault = Fault(
-            429,
-            f"{self._open} requests are open, the most this server takes; try again later",
-            code="too_many_requests",
-        )
-        if path.startswith("/v1/messages"):
-            return anthropic_fault(fault)
-        return Response(
-            fault.reply.model_dump_json(), fault.status, {"retry-after": "1"}, media_type="application/json"
-        )
+        said = f"{self._open} requests are open, the most this server takes; try again later"
+        return refusal(Fault(429, said, code="too_many_requests"), path)
 
 
 def _is_free(path: str) -> bool:

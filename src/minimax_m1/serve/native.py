@@ -13,17 +13,15 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from pydantic import BaseModel
 from starlette.responses import Response
 
 from minimax_m1.engine.context import Context
-from minimax_m1.engine.request import StructuredOutputsParams
 from minimax_m1.serve.answer import answer, outcomes
 from minimax_m1.serve.bridge import Loaded
 from minimax_m1.serve.connection import EventStream, fault_of
 from minimax_m1.serve.contexts import open_context
 from minimax_m1.serve.logprobs import chat_logprobs
-from minimax_m1.serve.question import Question, jobs, room
+from minimax_m1.serve.question import Question, jobs
 from minimax_m1.serve.service import Service
 from minimax_m1.serve.teller import Call, CallDelta, Item, Job, Outcome, Progress, Text, Thought
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
@@ -70,20 +68,18 @@ async def generated(service: Service, asked: GenerateRequest, *, priority: int =
 
 
 def _jobs(loaded: Loaded, asked: GenerateRequest, context: Context | None, priority: int) -> list[Job]:
-    form = asked.form()
     # What is asked for must fit the window; the default gives way to a small one.
     most: int | None = asked.max_output_tokens
     if "max_output_tokens" not in asked.model_fields_set:
         limit = loaded.engine.max_model_len
         most = min(asked.max_output_tokens, limit if asked.context_window is None else asked.context_window)
-        room(0, None, asked.context_window, limit, asked_name="max_output_tokens", param="input")
     question = Question(
         messages=[{"role": "user", "content": asked.input}] if asked.messages is None else plain(asked.messages),
         context=context,
         tools=plain_tools(asked.tools) if asked.tools else (),
         tool_choice=asked.choice(),
         parallel_tool_calls=asked.parallel_tool_calls is not False,
-        form=None if form is None else StructuredOutputsParams(**form),
+        form=asked.form(),
         sampling=asked.chosen(),
         max_tokens=most,
         max_tokens_name="max_output_tokens",
@@ -135,28 +131,26 @@ async def _events(
     items: AsyncGenerator[tuple[int, Item], None],
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(items):
-        yield _event("progress", ProgressEvent(processed=0, total=len(job.prompt)))
+        yield Event.of(ProgressEvent(processed=0, total=len(job.prompt)), name="progress").encode()
         try:
             async for _, item in items:
                 match item:
                     case Progress():
                         told = ProgressEvent(processed=item.processed, total=item.total, cached=item.cached)
-                        yield _event("progress", told)
+                        yield Event.of(told, name="progress").encode()
                     case Thought():
-                        yield _event("reasoning", TextEvent(text=item.text))
+                        yield Event.of(TextEvent(text=item.text), name="reasoning").encode()
                     case Text():
                         if item.text:
-                            yield _event("text", TextEvent(text=item.text))
+                            yield Event.of(TextEvent(text=item.text), name="text").encode()
                     case Call():
                         call = CallEvent(index=item.index, id=item.id, name=item.name, arguments=item.arguments)
-                        yield _event("tool_call", call)
+                        yield Event.of(call, name="tool_call").encode()
                     case CallDelta():
-                        yield _event("tool_arguments", ArgumentsEvent(index=item.index, text=item.arguments))
+                        yield Event.of(
+                            ArgumentsEvent(index=item.index, text=item.arguments), name="tool_arguments"
+                        ).encode()
                     case Outcome():
-                        yield _event("done", await _reply(head, asked, tokenizer, item))
+                        yield Event.of(await _reply(head, asked, tokenizer, item), name="done").encode()
         except Exception as error:  # the boundary: the status is sent, so the stream tells the fault
-            yield _event("error", fault_of(error).reply)
-
-
-def _event(name: str, data: BaseModel) -> bytes:
-    return Event(name=name, data=data.model_dump_json()).encode()
+            yield Event.of(fault_of(error).reply, name="error").encode()

@@ -27,10 +27,11 @@ class Question:
 
     `messages` go through the chat template, behind a `context` that was read before if there is one; a `prompt`,
     text or ids, is taken as it is, and its answer is not taken apart. `tools` are in OpenAI's wrapping; `tool_choice`
-    is "auto", "none", "required" or a tool's name. `form` is what the answer must be. `sampling` holds the fields of
-    `SamplingParams` that the client set. `max_tokens` None is what the window leaves, or less where the model's own
-    settings say less; where it `yields`, a small window may leave less than was asked for.
-    `max_tokens_name` and `param` are the client's names of that field and of the prompt's, for errors.
+    is "auto", "none", "required" or a tool's name. `form` is what the answer must be, as fields of
+    `StructuredOutputsParams`. `sampling` holds the fields of `SamplingParams` that the client set; where they say
+    nothing of a thinking budget, `effort` does. `max_tokens` None is what the window leaves, or less where the model's
+    own settings say less. `max_tokens_name` and `param` are the client's names of that field and of the prompt's, for
+    errors.
     """
 
     messages: Sequence[Mapping[str, Any]] = ()
@@ -39,7 +40,8 @@ class Question:
     tools: Sequence[Mapping[str, Any]] = ()
     tool_choice: str = "auto"
     parallel_tool_calls: bool = True
-    form: StructuredOutputsParams | None = None
+    form: Mapping[str, Any] | None = None
+    effort: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int | None = None
     max_tokens_name: str = "max_tokens"
@@ -75,7 +77,10 @@ def jobs(loaded: Loaded, question: Question) -> list[Job]:
         most = min(most, own.max_tokens)
     if raw:  # a prompt that the caller wrote may stand anywhere in a thought
         own = replace(own, thinking_budget=None)
-    params = replace(own, max_tokens=most, n=1, **question.sampling)
+    sampling = dict(question.sampling)
+    if "thinking_budget" not in sampling and (budget := effort_budget(loaded, question.effort)) is not None:
+        sampling["thinking_budget"] = budget
+    params = replace(own, max_tokens=most, n=1, **sampling)
     made = []
     for index in range(question.n):
         guide, guided = _guide(loaded, question, params, tools)
@@ -178,7 +183,7 @@ def _guide(
     counts on it (a forced call, `strict`, or a form beside it); where it does not, calls are free, as they are
     everywhere else.
     """
-    form = question.form
+    form = None if question.form is None else StructuredOutputsParams(**question.form)
     asked: dict[str, Any] = {} if form is None else {each.name: getattr(form, each.name) for each in fields(form)}
     asked |= {
         "tools": tools or None,

@@ -13,24 +13,23 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-import pydantic_core
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from minimax_m1.engine.context import Context
-from minimax_m1.engine.request import StructuredOutputsParams
 from minimax_m1.errors import RequestError
 from minimax_m1.serve.answer import answer
 from minimax_m1.serve.bridge import Loaded
 from minimax_m1.serve.connection import EventStream, fault_of
 from minimax_m1.serve.contexts import open_context
-from minimax_m1.serve.question import Question, effort_budget, jobs
+from minimax_m1.serve.question import Question, jobs
+from minimax_m1.serve.replies import json_reply
 from minimax_m1.serve.responses_background import Background
 from minimax_m1.serve.responses_history import EVENTS, RESPONSE, Talk, keep, kept, talk
 from minimax_m1.serve.responses_stream import Draft
 from minimax_m1.serve.service import Service
 from minimax_m1.serve.teller import Item, Job
-from minimax_m1.wire.body import read
+from minimax_m1.wire.body import read, read_query
 from minimax_m1.wire.errors import check_model
 from minimax_m1.wire.responses import (
     CountRequest,
@@ -86,13 +85,13 @@ async def create_response(
         run = background.begin(
             draft, _recorded(service, draft, events) if asked.stream else events, recorded=bool(asked.stream)
         )
-        return EventStream(run.follow(), ping=service.ping) if asked.stream else _json(draft.reply)
+        return EventStream(run.follow(), ping=service.ping) if asked.stream else json_reply(draft.reply)
     if asked.stream:
         return EventStream(_encoded(writing.safely(items)), ping=service.ping)
     async with aclosing(writing.of(items)) as events:
         async for _ in events:
             pass
-    return _json(draft.reply)
+    return json_reply(draft.reply)
 
 
 async def count_response_tokens(service: Service, body: bytes, /, *, background: Background | None = None) -> Response:
@@ -102,7 +101,7 @@ async def count_response_tokens(service: Service, body: bytes, /, *, background:
     said = await talk(service, background, asked, uuid.uuid4().hex)
     context = None if said.context_id is None else await open_context(service, said.context_id)
     job = await asyncio.to_thread(_job, service.bridge.loaded, asked, said, context, 0)
-    return _json(InputTokens(input_tokens=len(job.prompt)))
+    return json_reply(InputTokens(input_tokens=len(job.prompt)))
 
 
 async def retrieve_response(service: Service, id: str, query: Mapping[str, str], *, background: Background) -> Response:
@@ -112,11 +111,11 @@ async def retrieve_response(service: Service, id: str, query: Mapping[str, str],
         RequestError: the query cannot be served.
         Fault: there is no such response (404).
     """
-    asked = _query(RetrieveRequest, query)
+    asked = read_query(RetrieveRequest, query)
     after = -1 if asked.starting_after is None else asked.starting_after
     run = background.find(id)
     if not asked.stream:
-        return _json(run.draft.reply if run is not None else (await kept(service, id)).response)
+        return json_reply(run.draft.reply if run is not None else (await kept(service, id)).response)
     if run is not None and run.recorded:
         return EventStream(run.follow(after), ping=service.ping)
     if run is None:
@@ -139,7 +138,7 @@ async def cancel_response(service: Service, id: str, *, background: Background) 
     record = await kept(service, id)
     if not record.response.background:
         raise RequestError(f"the response {id} was not made in the background", param="response_id")
-    return _json(record.response)
+    return json_reply(record.response)
 
 
 async def delete_response(service: Service, id: str, *, background: Background) -> Response:
@@ -149,7 +148,7 @@ async def delete_response(service: Service, id: str, *, background: Background) 
     await kept(service, id)
     await service.store.delete(RESPONSE, id)
     await service.store.delete(EVENTS, id)
-    return _json(DeletedResponse(id=id))
+    return json_reply(DeletedResponse(id=id))
 
 
 async def list_input_items(service: Service, id: str, query: Mapping[str, str]) -> Response:
@@ -159,7 +158,7 @@ async def list_input_items(service: Service, id: str, query: Mapping[str, str]) 
         RequestError: the query cannot be served.
         Fault: there is no such response (404).
     """
-    asked = _query(PageRequest, query)
+    asked = read_query(PageRequest, query)
     items = (await kept(service, id)).input
     if asked.order == "desc":
         items = items[::-1]
@@ -170,7 +169,7 @@ async def list_input_items(service: Service, id: str, query: Mapping[str, str]) 
         items = items[places[0] + 1 :]
     page = items[: asked.limit]
     first, last = (page[0].id, page[-1].id) if page else (None, None)
-    return _json(InputItemList(data=page, first_id=first, last_id=last, has_more=len(page) < len(items)))
+    return json_reply(InputItemList(data=page, first_id=first, last_id=last, has_more=len(page) < len(items)))
 
 
 class _Writing:
@@ -215,19 +214,18 @@ def _job(loaded: Loaded, asked: ResponseInput, said: Talk, context: Context | No
     """The one job of a request; of one that only counts, a job that says nothing."""
     sampling: dict[str, Any] = {}
     most: int | None = 0
+    effort: str | None = None
     if isinstance(asked, ResponseRequest):
         sampling, most = asked.chosen(), asked.max_output_tokens
         effort = asked.reasoning.effort if asked.reasoning else None
-        if "thinking_budget" not in sampling and (budget := effort_budget(loaded, effort)) is not None:
-            sampling["thinking_budget"] = budget
-    form = asked.form()
     question = Question(
         messages=plain_items(said.items, asked.instructions),
         context=context,
         tools=asked.wrapped_tools(),
         tool_choice=asked.choice(),
         parallel_tool_calls=asked.parallel_tool_calls is not False,
-        form=None if form is None else StructuredOutputsParams(**form),
+        form=asked.form(),
+        effort=effort,
         sampling=sampling,
         max_tokens=most,
         max_tokens_name="max_output_tokens",
@@ -303,11 +301,3 @@ async def _stop(service: Service, id: str, task: asyncio.Task[None]) -> None:
     """Ends a run and waits until what is left of it is kept."""
     service.registry.cancel(id)
     await asyncio.wait({task})
-
-
-def _query(model: type[M], query: Mapping[str, str]) -> M:
-    return read(model, pydantic_core.to_json(dict(query)))
-
-
-def _json(reply: BaseModel) -> Response:
-    return Response(reply.model_dump_json(by_alias=True), media_type="application/json")

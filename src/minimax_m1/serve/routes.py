@@ -24,6 +24,7 @@ from minimax_m1.serve.contract import Route
 from minimax_m1.serve.files import Files
 from minimax_m1.serve.idempotency import Idempotency
 from minimax_m1.serve.native import generate
+from minimax_m1.serve.replies import json_reply
 from minimax_m1.serve.responses_background import Background
 from minimax_m1.serve.service import Service
 from minimax_m1.wire.anthropic import CountReply, CountRequest, MessageReply, MessageRequest
@@ -181,8 +182,7 @@ class Routes:
             ArgumentsDone,
         )  # fmt: skip
 
-        def at(method: Any, path: str, says: str, told: Any, handle: Handle, **more: Any) -> Route:
-            return Route(method=method, path=f"/v1/responses{path}", says=says, told=told, handle=handle, **more)
+        at = partial(_at, "/v1/responses")
 
         async def retrieve(request: Request) -> Response:
             return await responses.retrieve_response(service, _id(request), request.query_params, background=background)
@@ -235,8 +235,7 @@ class Routes:
         contexts = self._contexts
         reading = (ContextProgress, ContextReply, ErrorReply)
 
-        def at(method: Any, path: str, says: str, told: Any, handle: Handle, **more: Any) -> Route:
-            return Route(method=method, path=f"/v1/contexts{path}", says=says, told=told, handle=handle, **more)
+        at = partial(_at, "/v1/contexts")
 
         async def extend(request: Request) -> Response:
             return await contexts.extend(_id(request), request)
@@ -266,9 +265,7 @@ class Routes:
     def _file_routes(self) -> list[Route]:
         files = self._files
 
-        def at(method: Any, path: str, says: str, told: Any, handle: Handle, **more: Any) -> Route:
-            return Route(method=method, path=f"/v1/files{path}", says=says, told=told, handle=handle, **more)
-
+        at = partial(_at, "/v1/files")
         one = "/{file_id}"
         return [
             at("POST", "", "Upload a file.", FileObject, files.upload, form=FileForm),
@@ -281,9 +278,7 @@ class Routes:
     def _batch_routes(self) -> list[Route]:
         batches = self.batches
 
-        def at(method: Any, path: str, says: str, told: Any, handle: Handle, **more: Any) -> Route:
-            return Route(method=method, path=f"/v1/batches{path}", says=says, told=told, handle=handle, **more)
-
+        at = partial(_at, "/v1/batches")
         one = "/{batch_id}"
         create = self._posted(batches.create)
         return [
@@ -296,26 +291,25 @@ class Routes:
     def _rest(self) -> list[Route]:
         service = self._service
 
-        def at(method: Any, path: str, says: str, told: Any, handle: Handle, **more: Any) -> Route:
-            return Route(method=method, path=path, says=says, told=told, handle=handle, **more)
+        at = partial(_at, "")
 
         def told(work: Callable[[Service, bytes], Coroutine[Any, Any, BaseModel]]) -> Handle:
             async def answer(body: bytes) -> Response:
-                return _json(await work(service, body))
+                return json_reply(await work(service, body))
 
             return self._posted(answer)
 
         async def every(_: Request) -> Response:
-            return _json(await requests.list_requests(service))
+            return json_reply(await requests.list_requests(service))
 
         async def one(request: Request) -> Response:
-            return _json(await requests.get_request(service, _id(request)))
+            return json_reply(await requests.get_request(service, _id(request)))
 
         async def cancel(request: Request) -> Response:
-            return _json(await requests.cancel_request(service, _id(request)))
+            return json_reply(await requests.cancel_request(service, _id(request)))
 
         async def info(_: Request) -> Response:
-            return _json(await words.tokenizer_info(service))
+            return json_reply(await words.tokenizer_info(service))
 
         open_ = "/v1/requests/{request_id}"
         return [
@@ -348,6 +342,10 @@ class Routes:
         return await unless_gone(once, request.receive)
 
 
+def _at(below: str, method: Any, path: str, says: str, told: Any, handle: Handle, **more: Any) -> Route:
+    return Route(method=method, path=below + path, says=says, told=told, handle=handle, **more)
+
+
 def _id(request: Request) -> str:
     """The one parameter of the path."""
     [value] = request.path_params.values()
@@ -373,7 +371,3 @@ def _with_query(work: Callable[[Mapping[str, str]], Awaitable[Response]]) -> Han
         return await work(request.query_params)
 
     return handle
-
-
-def _json(reply: BaseModel) -> Response:
-    return Response(reply.model_dump_json(), media_type="application/json")

@@ -62,6 +62,16 @@ def read(model: type[M], data: bytes) -> M:
         raise _refusal(error, body) from None
 
 
+def read_query(model: type[M], query: Mapping[str, str]) -> M:
+    """The same of a query's parameters, whose numbers come as text; raises as `read`."""
+    return read(model, pydantic_core.to_json(dict(query)))
+
+
+def unset(value: object) -> bool:
+    """For a reply's fields that are left out of the JSON where they are None: `Field(exclude_if=unset)`."""
+    return value is None
+
+
 def given(model: BaseModel, names: Iterable[str]) -> dict[str, Any]:
     """Those of the named fields that the client set, null not counting."""
     return {name: value for name in names if (value := getattr(model, name)) is not None}

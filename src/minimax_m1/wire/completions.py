@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from minimax_m1.errors import RequestError
-from minimax_m1.wire.body import Integer, Open
+from minimax_m1.wire.body import Integer, Open, unset
 from minimax_m1.wire.openai import ChatUsage, Formed, PromptLogprobs, StreamOptions
 from minimax_m1.wire.sampling import Sampling
 
@@ -85,10 +85,6 @@ class TextLogprobs(BaseModel):
     text_offset: list[int]
 
 
-def _unset(value: object) -> bool:
-    return value is None
-
-
 class TextChoice(BaseModel):
     """One answer; in a stream, a piece of it."""
 
@@ -97,9 +93,9 @@ class TextChoice(BaseModel):
     logprobs: TextLogprobs | None = None
     finish_reason: Literal["stop", "length"] | None
     stop_reason: str | None = None
-    token_ids: Annotated[list[int] | None, Field(exclude_if=_unset)] = None
-    prompt_token_ids: Annotated[list[int] | None, Field(exclude_if=_unset)] = None
-    prompt_logprobs: Annotated[PromptLogprobs | None, Field(exclude_if=_unset)] = None
+    token_ids: Annotated[list[int] | None, Field(exclude_if=unset)] = None
+    prompt_token_ids: Annotated[list[int] | None, Field(exclude_if=unset)] = None
+    prompt_logprobs: Annotated[PromptLogprobs | None, Field(exclude_if=unset)] = None
 
 
 class CompletionReply(BaseModel):
@@ -110,4 +106,4 @@ class CompletionReply(BaseModel):
     created: int
     model: str
     choices: list[TextChoice]
-    usage: Annotated[ChatUsage | None, Field(exclude_if=_unset)] = None
+    usage: Annotated[ChatUsage | None, Field(exclude_if=unset)] = None

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from minimax_m1.errors import RequestError
-from minimax_m1.wire.body import Closed, Count, Integer
+from minimax_m1.wire.body import Closed, Count, Integer, unset
 from minimax_m1.wire.messages import Function, Message, Tool
 from minimax_m1.wire.openai import Formed, Logprobs, ToolUse
 from minimax_m1.wire.sampling import Sampling
@@ -117,5 +117,5 @@ class GenerateReply(BaseModel):
     tool_calls: list[NamedCall]
     finish_reason: Literal["stop", "length", "repetition", "tool_calls"]
     usage: Usage
-    logprobs: Annotated[Logprobs | None, Field(exclude_if=lambda value: value is None)] = None
-    routing: Annotated[dict[str, Any] | None, Field(exclude_if=lambda value: value is None)] = None
+    logprobs: Annotated[Logprobs | None, Field(exclude_if=unset)] = None
+    routing: Annotated[dict[str, Any] | None, Field(exclude_if=unset)] = None

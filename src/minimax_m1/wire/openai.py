@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from minimax_m1.errors import RequestError
-from minimax_m1.wire.body import Closed, Count, Integer, Open
+from minimax_m1.wire.body import Closed, Count, Integer, Open, unset
 from minimax_m1.wire.messages import FunctionCall, Message, Tool
 from minimax_m1.wire.sampling import Sampling
 
@@ -187,17 +187,13 @@ class ChatRequest(Open, Sampling, Formed, ToolUse):
         return values
 
 
-def _unset(value: object) -> bool:
-    return value is None
-
-
-Text = Annotated[str | None, Field(exclude_if=_unset)]  # left out of the JSON where it is None
+Text = Annotated[str | None, Field(exclude_if=unset)]  # left out of the JSON where it is None
 
 
 class CallOut(BaseModel):
     """A tool call in a reply; `index` only in a stream."""
 
-    index: Annotated[int | None, Field(exclude_if=_unset)] = None
+    index: Annotated[int | None, Field(exclude_if=unset)] = None
     id: str
     type: Literal["function"] = "function"
     function: FunctionCall
@@ -223,17 +219,17 @@ class MessageOut(BaseModel):
     content: str | None
     reasoning_content: Text = None
     reasoning: Text = None
-    tool_calls: Annotated[list[CallOut] | None, Field(exclude_if=_unset)] = None
+    tool_calls: Annotated[list[CallOut] | None, Field(exclude_if=unset)] = None
 
 
 class Delta(BaseModel):
     """What a chunk adds to the assistant's turn; unset fields are left out."""
 
-    role: Annotated[Literal["assistant"] | None, Field(exclude_if=_unset)] = None
+    role: Annotated[Literal["assistant"] | None, Field(exclude_if=unset)] = None
     content: Text = None
     reasoning_content: Text = None
     reasoning: Text = None
-    tool_calls: Annotated[list[CallOut | CallPart] | None, Field(exclude_if=_unset)] = None
+    tool_calls: Annotated[list[CallOut | CallPart] | None, Field(exclude_if=unset)] = None
 
 
 FinishedBy = Literal["stop", "length", "tool_calls"]
@@ -267,7 +263,7 @@ class Choice(BaseModel):
     message: MessageOut
     logprobs: Logprobs | None = None
     finish_reason: FinishedBy
-    token_ids: Annotated[list[int] | None, Field(exclude_if=_unset)] = None
+    token_ids: Annotated[list[int] | None, Field(exclude_if=unset)] = None
     routed_experts: Text = None
 
 
@@ -331,8 +327,8 @@ class ChatReply(BaseModel):
     model: str
     choices: list[Choice]
     usage: ChatUsage
-    prompt_logprobs: Annotated[PromptLogprobs | None, Field(exclude_if=_unset)] = None
-    prompt_token_ids: Annotated[list[int] | None, Field(exclude_if=_unset)] = None
+    prompt_logprobs: Annotated[PromptLogprobs | None, Field(exclude_if=unset)] = None
+    prompt_token_ids: Annotated[list[int] | None, Field(exclude_if=unset)] = None
 
 
 class ChatChunk(BaseModel):
@@ -343,8 +339,8 @@ class ChatChunk(BaseModel):
     created: int
     model: str
     choices: list[ChunkChoice]
-    usage: Annotated[ChatUsage | None, Field(exclude_if=_unset)] = None
-    prompt_progress: Annotated[PromptProgress | None, Field(exclude_if=_unset)] = None
+    usage: Annotated[ChatUsage | None, Field(exclude_if=unset)] = None
+    prompt_progress: Annotated[PromptProgress | None, Field(exclude_if=unset)] = None
 
 
 class ModelCard(BaseModel):

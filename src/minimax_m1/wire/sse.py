@@ -9,6 +9,9 @@ from __future__ import annotations
 import codecs
 import re
 from dataclasses import dataclass
+from typing import Self
+
+from pydantic import BaseModel
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
@@ -19,6 +22,11 @@ class Event:
 
     name: str = "message"
     data: str
+
+    @classmethod
+    def of(cls, model: BaseModel, *, name: str = "message") -> Self:
+        """The event that tells a model as JSON."""
+        return cls(name=name, data=model.model_dump_json())
 
     def encode(self) -> bytes:
         """The event as it is sent."""

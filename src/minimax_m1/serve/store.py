@@ -8,7 +8,9 @@ A call that was awaited is on disk; one that was cancelled meanwhile has happene
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -179,9 +181,15 @@ class Store:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"the database {self._path} cannot be used: {error}") from None
-        with self._engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-        self._transaction(self._settle)
+        # One opens at a time: SQLite makes nobody wait who changes the journal of a file that is just being made.
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+            self._transaction(self._settle)
+        finally:
+            os.close(folder)
 
     def _settle(self, connection: Connection) -> None:
         version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()

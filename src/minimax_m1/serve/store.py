@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -185,11 +186,25 @@ class Store:
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
-            with self._engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+            until = time.monotonic() + _PATIENCE / 1000
+            while not self._ready():
+                if time.monotonic() > until:
+                    raise DataError(f"the database {self._path} cannot be used: it stays locked")
+                time.sleep(0.01)
             self._transaction(self._settle)
         finally:
             os.close(folder)
+
+    def _ready(self) -> bool:
+        """Sees to the journal; False where another server is at it, for which SQLite does not wait by itself."""
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        except DatabaseError as error:
+            if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        return True
 
     def _settle(self, connection: Connection) -> None:
         version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()

@@ -64,8 +64,9 @@ class MiniMaxM1Config:
     """Shape of one model; the defaults are those of MiniMax-M1 (456B parameters, 45.9B active).
 
     Field names are the published keys of `config.json`. `attn_type_list` has one entry a layer:
-    0 lightning attention, 1 softmax attention. One key is ours: `lightning_norm_eps`, the epsilon
-    of the norm inside lightning attention, which the published code leaves at 1e-6.
+    0 lightning attention, 1 softmax attention. Two keys are ours: `lightning_norm_eps`, the epsilon
+    of the norm inside lightning attention, which the published code leaves at 1e-6; and `softmax_log_n`, the
+    length in tokens beyond which softmax layers look more sharply (model/attention.py), 0 for never, as published.
 
     `quantization` is what the weights are held in: None is floating point, "int8" a byte each with one float32 scale
     a row. In `config.json` it stands as `quantization_config`, in the words of compressed-tensors.
@@ -89,6 +90,7 @@ class MiniMaxM1Config:
     hidden_act: str = "silu"
     rotary_dim: int = 64
     rope_theta: float = 10_000_000.0
+    softmax_log_n: int = 0
     max_position_embeddings: int = 10_240_000
     rms_norm_eps: float = 1e-5
     lightning_norm_eps: float = 1e-6
@@ -112,6 +114,8 @@ class MiniMaxM1Config:
             _check(name, getattr(self, name), _is_count(getattr(self, name), least=1), "an integer of at least 1")
         for name in ("shared_intermediate_size", "rotary_dim"):
             _check(name, getattr(self, name), _is_count(getattr(self, name), least=0), "an integer of at least 0")
+        length = self.softmax_log_n
+        _check("softmax_log_n", length, _is_count(length, least=0) and length != 1, "0 or an integer of at least 2")
         for name in _NUMBERS:
             _check(name, getattr(self, name), _is_number(getattr(self, name)), "a finite number")
         for name in _POSITIVE:
@@ -191,6 +195,8 @@ class MiniMaxM1Config:
         """The published keys, ready for `config.json`."""
         keys = asdict(self)
         keys["attn_type_list"] = list(self.attn_type_list)
+        if not self.softmax_log_n:
+            del keys["softmax_log_n"]  # so that published keys stay as they were
         if keys.pop("quantization") == "int8":
             keys["quantization_config"] = deepcopy(_INT8)
         return {"architectures": ["MiniMaxM1ForCausalLM"], "model_type": "minimax_m1", **keys}

@@ -204,6 +204,7 @@ def test_the_header_tells_the_shape_and_the_words(tmp_path: Path) -> None:
         ("attn_type_list", {"attn_type_list": (0, 0, 0, 0)}),
         ("attn_type_list", {"attn_type_list": (1, 1, 1, 1)}),
         ("rotary_dim", {"rotary_dim": 0}),
+        ("softmax_log_n", {"softmax_log_n": 4096}),
         ("layernorm_linear_attention_alpha", {"layernorm_linear_attention_alpha": 1.5}),
         ("layernorm_full_attention_alpha", {"layernorm_full_attention_alpha": 1.5}),
     ],

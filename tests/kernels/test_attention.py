@@ -34,7 +34,7 @@ def test_fused_equals_plain(shape: list[tuple[int, int]], heads: tuple[int, int]
     torch.testing.assert_close(fast.attention(q, keys, values, segments), expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("length", "past"), [(1, 700), (300, 0), (600, 37), (3, 900)])
+@pytest.mark.parametrize(("length", "past"), [(1, 700), (300, 0), (600, 37), (3, 900), (2, 1)])
 def test_long_ones_and_gradients(length: int, past: int) -> None:
     segments = Segments.of([length])
     results = []
@@ -68,3 +68,41 @@ def test_without_gradients_cached_keys_give_the_same() -> None:
     with torch.inference_mode():
         out = fast.attention(q, keys, values, Segments.of([50]))
     torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("length", "past"), [(2, 1), (300, 700), (700, 30)])
+@pytest.mark.parametrize("heads", [(4, 4), (6, 2), (4, 1)])
+def test_bfloat16_gradients_are_the_references_but_for_rounding(length: int, past: int, heads: tuple[int, int]) -> None:
+    results = []
+    for attention, dtype in ((reference.attention, torch.float64), (fast.attention, torch.bfloat16)):
+        q, keys, values = inputs([length], [past], *heads)
+        leaves = [x.bfloat16().to(dtype).requires_grad_() for x in (q, keys[0], values[0])]
+        out = attention(leaves[0], [leaves[1]], [leaves[2]], Segments.of([length]))
+        out.double().sum().backward()  # a gradient without memory of its own, one number for all
+        results.append([x.grad for x in leaves])
+    for mine, exact in zip(results[1], results[0], strict=True):
+        assert mine.dtype == torch.bfloat16 and (mine - exact).norm() < 2e-2 * exact.norm()
+
+
+def test_masks_say_the_same_where_there_is_no_fused_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "_MASK_SIZE", 2000)  # blocks of a few queries
+    q, keys, values = inputs([50], [300], 4, 2)
+    expected = reference.attention(q, keys, values, Segments.of([50]))
+    ours = fast._Together.apply
+
+    def masked(q: torch.Tensor, key: torch.Tensor, value: torch.Tensor, past: int) -> torch.Tensor:
+        out = fast._masked(q, fast._of_each_head(key, q), fast._of_each_head(value, q), past)
+        torch.testing.assert_close(out, ours(q, key, value, past), rtol=1e-9, atol=1e-9)
+        return out
+
+    monkeypatch.setattr(fast._Together, "apply", masked)
+    torch.testing.assert_close(fast.attention(q, keys, values, Segments.of([50])), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_kept_keys_wider_than_the_queries_are_narrowed_under_autocast() -> None:
+    q, keys, values = inputs([5], [30], 4, 2)
+    low = q.bfloat16(), [keys[0].float()], [values[0].float()], Segments.of([5])
+    with torch.autocast("cpu"):
+        out = fast.attention(*low)
+    expected = reference.attention(q, keys, values, Segments.of([5]))
+    assert out.dtype == torch.bfloat16 and (out - expected).norm() < 1e-2 * expected.norm()

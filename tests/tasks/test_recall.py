@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -66,6 +67,18 @@ def test_length_as_ordered(length: int) -> None:
     for _ in range(20):
         size = approx_tokens(first_prompt(recall.sample(rng, 5, length)))
         assert abs(size - length) <= 0.02 * length + 25
+
+
+def test_the_family_makes_texts_of_any_length_quickly() -> None:
+    assert recall.FAMILY.at_length is not None
+    rng = random.Random(0)
+    took = []
+    for difficulty in (1, 5, 10):
+        start = time.process_time()
+        example = recall.FAMILY.at_length(rng, difficulty, 131_072)
+        took.append(time.process_time() - start)
+        assert abs(approx_tokens(first_prompt(example)) - 131_072) <= 0.02 * 131_072
+    assert min(took) < 0.4  # 0.1 s for each 32,768 tokens
 
 
 def test_difficulty_sets_the_length_from_40_to_4000() -> None:

@@ -1,11 +1,15 @@
-"""The tiny recipe and its tokenizer, learned once."""
+"""The tiny recipe and its tokenizer, learned once; files of chats."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import pytest
 
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
-from minimax_m1.train.recipe import Recipe, recipe
+from minimax_m1.train.recipe import Recipe
+from minimax_m1.train.recipes import recipe
 from minimax_m1.train.vocabulary import build_tokenizer
 
 
@@ -17,3 +21,15 @@ def tiny_recipe() -> Recipe:
 @pytest.fixture(scope="session")
 def tokenizer(tiny_recipe: Recipe) -> MiniMaxM1Tokenizer:
     return build_tokenizer(tiny_recipe)
+
+
+@pytest.fixture
+def chats(tmp_path: Path) -> Path:
+    """Twelve short chats."""
+    lines = [
+        {"messages": [{"role": "user", "content": f"Who is {n}?"}, {"role": "assistant", "content": f"{n} is a cat."}]}
+        for n in range(12)
+    ]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    return path

@@ -1,36 +1,37 @@
 """How well a model does its tasks: held-out cases, answered freely and greedily, graded by the families' verifiers.
 
-In: a model and its tokenizer. Out: a `Score` a family, and one for recall at each of two lengths: the share of right
-answers, and how much the reference replies surprise the model. Cases come from the test split, which training never
-sees.
+In: a model with its tokenizer, and suites of cases. Out: a `Score` a suite: the share of right answers, how much the
+reference replies surprise the model, and, where several samples of each answer are asked for, how likely some of k
+are right (pass@k).
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from minimax_m1.engine.request import SamplingParams
 from minimax_m1.errors import RequestError
+from minimax_m1.eval.suites import Case, Suite
 from minimax_m1.llm import LLM, CompletionOutput, RequestOutput
-from minimax_m1.tasks.example import Example, Reply, draw, prompt_of
-from minimax_m1.tasks.families import FAMILIES
-from minimax_m1.tasks.recall import needle
-from minimax_m1.tasks.recall import sample as sample_recall
-from minimax_m1.text.chat import encode_chat
+from minimax_m1.tasks.example import Reply
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
 
-_BATCH = 25
-_MAX_TOKENS = 400  # the longest reference reply has about 150
+_BATCH = 25  # prompts at a time
+_LEAST_ROOM = 400  # tokens for any reply; twice the suite's longest reference reply where that is more
+_LOSS_TOKENS = 200_000  # read once more for a suite's loss, of which fewer cases tell as much
+_BANDS = ((1, 3), (4, 7), (8, 10))  # difficulties told apart in a suite that mixes them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """One line of the report: what was asked, how many cases, how many were right, the mean prompt in tokens.
 
-    `loss` is the mean of -log p over the tokens of the reference replies, in nats.
+    `right` counts greedy answers. `loss` is the mean of -log p over the tokens of the reference replies, in nats; of
+    long prompts only the first cases are read for it. `bands` are, in a suite of mixed difficulties, {"1-3": (right,
+    cases), ...}. `hits` are the right ones among `samples` sampled answers of each case; none were asked for if 0.
     """
 
     name: str
@@ -38,6 +39,9 @@ class Score:
     right: int
     prompt_tokens: float
     loss: float
+    bands: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    samples: int = 0
+    hits: tuple[int, ...] = ()
 
     @property
     def accuracy(self) -> float:
@@ -49,90 +53,36 @@ class Score:
         """exp(loss): 1 where the model is certain of every token of the reference replies."""
         return math.exp(self.loss)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One graded turn of one example; of a raw text, what follows its last equals sign (turn 0)."""
-
-    example: Example
-    turn: int = 0
-
-    def prompt(self, tokenizer: MiniMaxM1Tokenizer) -> list[int]:
-        """The ids that the model is to continue."""
-        if self.example.raw is not None:
-            return tokenizer.encode(self.example.raw.rpartition("=")[0] + "=")
-        return encode_chat(tokenizer, prompt_of(self.example, self.turn), self.example.tools or None)
-
-    def told(self, tokenizer: MiniMaxM1Tokenizer) -> tuple[list[int], list[bool]]:
-        """The prompt with its reference reply, and which of these ids are the reply's, its end among them."""
-        asked = self.prompt(tokenizer)
-        if self.example.raw is not None:
-            assert tokenizer.eos_token_id is not None
-            ids = [*asked, *tokenizer.encode(self.example.raw.rpartition("=")[2]), tokenizer.eos_token_id]
-            return ids, [at >= len(asked) for at in range(len(ids))]
-        messages, tools = self.example.messages[: self.turn + 1], self.example.tools or None
-        ids, said = encode_chat(tokenizer, messages, tools, add_generation_prompt=False, with_mask=True)
-        return ids, [bool(own) and at >= len(asked) for at, own in enumerate(said)]
-
-    def right(self, answer: CompletionOutput) -> bool:
-        """Whether the family's verifier accepts it."""
-        if self.example.raw is not None:
-            return answer.content.strip() == self.example.raw.rpartition("=")[2].strip()
-        calls = tuple((call.name, call.arguments) for call in answer.tool_calls)
-        reply = Reply(reasoning=answer.reasoning, content=answer.content, tool_calls=calls)
-        return FAMILIES[self.example.family].verify(self.example, self.turn, reply)
+    def pass_at(self, k: int) -> float:
+        """How likely one of k sampled answers is right: the mean over cases of the unbiased estimate."""
+        assert 1 <= k <= self.samples, f"pass@{k} takes that many samples, there are {self.samples}"
+        return sum(pass_at(self.samples, hits, k) for hits in self.hits) / len(self.hits)
 
 
-def suites(cases: int, seed: int, count: Callable[[str], int]) -> Iterator[tuple[str, list[Case]]]:
-    """The named sets of held-out cases; `count` gives a text's tokens, for the lengths of the recall sets."""
-    rng = random.Random(f"evaluate/{seed}")
-    for digits in range(1, 5):
-        yield f"addition, up to {digits} digits", _graded("addition", digits, cases, rng)
-    yield "sums without a thought", [Case(example=draw(FAMILIES["sums"], rng, 2, "test")) for _ in range(cases)]
-    yield "tool calls", _tool_calls(cases, rng)
-    yield "talk", _graded("talk", 5, cases, rng)
-    for tokens in (1000, 4000):
-        needles = [needle(rng, tokens, rng.random(), count) for _ in range(cases)]
-        yield f"needle in {tokens} tokens", [Case(example=e, turn=e.turns[0]) for e in needles]
-    for tokens in (1000, 4000):
-        yield f"recall within {tokens} tokens", _recall(tokens, cases, rng, count)
+def pass_at(samples: int, right: int, k: int) -> float:
+    """Unbiased estimate of pass@k from `right` of `samples` answers: 1 - C(n-c, k)/C(n, k) (Chen et al. 2021)."""
+    return 1 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
-def _graded(family: str, difficulty: int, cases: int, rng: random.Random) -> list[Case]:
-    examples = [draw(FAMILIES[family], rng, difficulty, "test") for _ in range(cases)]
-    return [Case(example=e, turn=e.turns[0]) for e in examples]
-
-
-def _tool_calls(cases: int, rng: random.Random) -> list[Case]:
-    """Turns that call a tool, at every difficulty; names of functions and arguments are mostly made up on the spot."""
-    found: list[Case] = []
-    while len(found) < cases:
-        example = draw(FAMILIES["tools"], rng, rng.randint(1, 10), "test")
-        found += [Case(example=example, turn=t) for t in example.turns[:1] if "tool_calls" in example.messages[t]]
-    return found
-
-
-def _recall(tokens: int, cases: int, rng: random.Random, count: Callable[[str], int]) -> list[Case]:
-    """First questions of documents (lists and prose, many facts each) from a quarter of the length to the whole."""
-    found: list[Case] = []
-    while len(found) < cases:
-        example = sample_recall(rng, rng.randint(1, 10), int(tokens * rng.uniform(0.25, 1.0)))
-        size = sum(count(message["content"]) for message in prompt_of(example, example.turns[0]))
-        if tokens // 4 <= size <= tokens:
-            found.append(Case(example=example, turn=example.turns[0]))
-    return found
-
-
-def grade(llm: LLM, cases: Sequence[Case], tokenizer: MiniMaxM1Tokenizer) -> tuple[int, float, list[RequestOutput]]:
-    """Right answers, mean prompt tokens, and the outputs in order.
+def grade(llm: LLM, cases: Sequence[Case], tokenizer: MiniMaxM1Tokenizer) -> tuple[list[bool], list[RequestOutput]]:
+    """Which cases the model answers right, greedily, and the outputs; both in order.
 
     Raises:
         RequestError: the engine gave an answer up, so there is no score.
     """
-    params = SamplingParams(temperature=0, max_tokens=_MAX_TOKENS)
+    params = SamplingParams(temperature=0, max_tokens=_room(cases, tokenizer))
     outputs = list(_run(llm, [case.prompt(tokenizer) for case in cases], params))
-    right = sum(case.right(output.outputs[0]) for case, output in zip(cases, outputs, strict=True))
-    return right, sum(len(o.prompt_token_ids) for o in outputs) / len(outputs), outputs
+    return [_right(case, output.outputs[0]) for case, output in zip(cases, outputs, strict=True)], outputs
+
+
+def sample(
+    llm: LLM, cases: Sequence[Case], tokenizer: MiniMaxM1Tokenizer, params: SamplingParams, rng: random.Random
+) -> list[int]:
+    """How many of `params.n` answers are right, for each case; raises as `grade` does."""
+    room = _room(cases, tokenizer)
+    each = [replace(params, max_tokens=room, seed=rng.randrange(2**62)) for _ in cases]
+    outputs = _run(llm, [case.prompt(tokenizer) for case in cases], each)
+    return [sum(_right(case, one) for one in output.outputs) for case, output in zip(cases, outputs, strict=True)]
 
 
 def loss(llm: LLM, cases: Sequence[Case], tokenizer: MiniMaxM1Tokenizer) -> float:
@@ -148,18 +98,60 @@ def loss(llm: LLM, cases: Sequence[Case], tokenizer: MiniMaxM1Tokenizer) -> floa
     return total / sum(sum(said) for _, said in told)
 
 
-def _run(llm: LLM, prompts: Sequence[list[int]], params: SamplingParams) -> Iterator[RequestOutput]:
+def evaluate(
+    llm: LLM, suites: Sequence[Suite], *, cases: int, seed: int, samples: int = 0, temperature: float = 1.0
+) -> Iterator[Score]:
+    """Scores as they come, in the order of the suites; with `samples`, so many answers are drawn of each case too."""
+    tokenizer = llm.get_tokenizer()
+    params = SamplingParams(n=max(1, samples), temperature=temperature)
+    for suite in suites:
+        some = suite.cases(cases, seed, lambda text: len(tokenizer.encode(text)))
+        right, outputs = grade(llm, some, tokenizer)
+        rng = random.Random(f"sample/{seed}/{suite.name}")
+        hits = sample(llm, some, tokenizer, params, rng) if samples else []
+        tokens = sum(len(output.prompt_token_ids) for output in outputs) / len(outputs)
+        yield Score(
+            name=suite.name,
+            cases=len(some),
+            right=sum(right),
+            prompt_tokens=tokens,
+            loss=loss(llm, some[: max(10, int(_LOSS_TOKENS / tokens))], tokenizer),
+            bands=_bands(some, right),
+            samples=samples,
+            hits=tuple(hits),
+        )
+
+
+def _bands(cases: Sequence[Case], right: Sequence[bool]) -> dict[str, tuple[int, int]]:
+    """Right answers and cases by difficulty, easy to hard; empty where all cases are of one."""
+    if len({case.example.difficulty for case in cases}) < 2:
+        return {}
+    bands: dict[str, tuple[int, int]] = {}
+    for least, most in _BANDS:
+        own = [good for case, good in zip(cases, right, strict=True) if least <= case.example.difficulty <= most]
+        if own:
+            bands[f"{least}-{most}"] = (sum(own), len(own))
+    return bands
+
+
+def _room(cases: Sequence[Case], tokenizer: MiniMaxM1Tokenizer) -> int:
+    """Most tokens of a reply: what the model says may be longer than the reference and right all the same."""
+    return max(_LEAST_ROOM, 2 * max(sum(case.told(tokenizer)[1]) for case in cases))
+
+
+def _right(case: Case, answer: CompletionOutput) -> bool:
+    calls = tuple((call.name, call.arguments) for call in answer.tool_calls)
+    return case.right(Reply(reasoning=answer.reasoning, content=answer.content, tool_calls=calls))
+
+
+def _run(
+    llm: LLM, prompts: Sequence[list[int]], params: SamplingParams | Sequence[SamplingParams]
+) -> Iterator[RequestOutput]:
     """Outputs in order, some prompts at a time; raises RequestError where the engine gave one up."""
     for first in range(0, len(prompts), _BATCH):
-        for output in llm.generate(prompts[first : first + _BATCH], params, use_tqdm=False):
-            if output.outputs[0].error is not None:
-                raise RequestError(output.outputs[0].error)
+        some = params if isinstance(params, SamplingParams) else params[first : first + _BATCH]
+        for output in llm.generate(prompts[first : first + _BATCH], some, use_tqdm=False):
+            for answer in output.outputs:
+                if answer.error is not None:
+                    raise RequestError(answer.error)
             yield output
-
-
-def evaluate(llm: LLM, *, cases: int, seed: int) -> Iterator[Score]:
-    """Scores as they come, in the order of `suites`."""
-    tokenizer = llm.get_tokenizer()
-    for name, some in suites(cases, seed, lambda text: len(tokenizer.encode(text))):
-        right, tokens, _ = grade(llm, some, tokenizer)
-        yield Score(name=name, cases=len(some), right=right, prompt_tokens=tokens, loss=loss(llm, some, tokenizer))

@@ -140,6 +140,7 @@ def _check(config: MiniMaxM1Config) -> None:
     good = bool(config.lightning_layers) and bool(config.softmax_layers)
     need("attn_type_list", good and config.num_hidden_layers <= _MOST_LAYERS, "at most 512 layers of both kinds")
     need("num_attention_heads", heads.bit_count() == 1, "a power of two, by which it computes the decay of each head")
+    need("softmax_log_n", config.softmax_log_n == 0, "0, since it does not sharpen attention with length")
     need("rotary_dim", config.rotary_dim >= 2, "at least 2")
     for mixer in ("linear", "full"):
         name = f"layernorm_{mixer}_attention_alpha"

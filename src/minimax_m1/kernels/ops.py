@@ -18,6 +18,9 @@ from torch import device as Device
 
 from minimax_m1.kernels.attention.reference import attention as attention_reference
 from minimax_m1.kernels.attention.torch import attention as attention_torch
+from minimax_m1.kernels.head.reference import Scores
+from minimax_m1.kernels.head.reference import logprobs as head_reference
+from minimax_m1.kernels.head.torch import logprobs as head_torch
 from minimax_m1.kernels.layer.parts import Parts, Recent, Step
 from minimax_m1.kernels.lightning.reference import lightning as lightning_reference
 from minimax_m1.kernels.lightning.torch import lightning as lightning_torch
@@ -74,6 +77,12 @@ class Rope(Protocol):
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, /) -> Tensor: ...
 
 
+class Head(Protocol):
+    """x [R, M], weight [V, M], targets [R] -> log-prob of each target, entropy, whether it is the likeliest; [R]."""
+
+    def __call__(self, x: Tensor, weight: Tensor, targets: Tensor, /) -> Scores: ...
+
+
 class Layer(Protocol):
     """x [N, M], one token a sequence; a layer's parts; states [N, H, D, D] or recent keys and values; thresholds ->
     the whole layer's step. None: not for these, take the ops one by one."""
@@ -91,6 +100,7 @@ class Ops:
     norm: Norm
     rope: Rope
     linear: LinearMap
+    head: Head
     name: str
     layer: Layer | None = None
 
@@ -104,6 +114,7 @@ class Ops:
             norm=rms_norm_reference,
             rope=rope,
             linear=linear_reference,
+            head=head_reference,
             name="reference",
         )
 
@@ -117,6 +128,7 @@ class Ops:
             norm=rms_norm_torch,
             rope=rope,
             linear=linear_torch,
+            head=head_torch,
             name="torch",
         )
 

@@ -26,6 +26,7 @@ class Blocks:
     size: int
     gather: Tensor | None  # [NB * B] packed row of each block row, T where it is padding; None: rows are in place
     scatter: Tensor | None  # [T] block row of each packed row; None: rows are in place
+    padding: Tensor  # [P] block rows that are no packed row's
     lengths: Tensor  # [NB] real tokens in each block
     order: Tensor  # [N] sequence of each rank
     levels: tuple[tuple[int, int], ...]  # (first block, blocks) of each level
@@ -115,17 +116,20 @@ def _cut(segments: Segments, size: int, device: torch.device) -> Blocks:
     real = (lengths[sequence] - levels * size).clamp(max=size)
     sizes = torch.bincount(levels).tolist() if len(levels) else []
     gather = scatter = None
+    padding = torch.empty(0, dtype=torch.long)
     if segments.total != len(ranks) * size or not torch.equal(first, torch.arange(len(ranks)) * size):
         within = torch.arange(size)
         rows = first[:, None] + within
         gather = torch.where(within < real[:, None], rows, segments.total).flatten()
         scatter = torch.empty(segments.total + 1, dtype=torch.long)
         scatter[gather] = torch.arange(len(gather))
+        padding = (gather == segments.total).nonzero().flatten()
         gather, scatter = gather.to(device), scatter[:-1].to(device)
     return Blocks(
         size=size,
         gather=gather,
         scatter=scatter,
+        padding=padding.to(device),
         lengths=real.to(device),
         order=order.to(device),
         levels=tuple(zip(accumulate(sizes, initial=0), sizes, strict=False)),

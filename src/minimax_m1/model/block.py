@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 from minimax_m1.config import LIGHTNING, MiniMaxM1Config
 from minimax_m1.kernels.layer.parts import Experts, LightningMixer, Parts, Recent, SoftmaxMixer
 from minimax_m1.kernels.ops import Layer, Ops
-from minimax_m1.model.attention import SoftmaxAttention
+from minimax_m1.model.attention import Places, SoftmaxAttention
 from minimax_m1.model.batch import Batch, Tail
 from minimax_m1.model.layers import GatedMLP, Linear, RMSNorm
 from minimax_m1.model.lightning import LightningAttention
@@ -52,7 +52,7 @@ class DecoderLayer(nn.Module):
         self,
         x: Tensor,
         batch: Batch,
-        tables: tuple[Tensor, Tensor],
+        places: Places,
         memory: Any,
         threshold: Tensor | float,
         ops: Ops,
@@ -63,14 +63,14 @@ class DecoderLayer(nn.Module):
         With a `tail`, x and routing come back for its rows [R] only; the state takes in every token all the same.
         """
         if ops.layer is not None and tail is None and batch.segments.single_tokens and not torch.is_grad_enabled():
-            done = self._step(x, batch, tables, memory, threshold, ops.layer)
+            done = self._step(x, batch, places, memory, threshold, ops.layer)
             if done is not None:
                 return done
         normed = self.input_layernorm(x, ops)
         if isinstance(self.self_attn, LightningAttention):
             mixed, memory = self.self_attn(normed, batch, memory, ops, tail)
         else:
-            mixed, memory = self.self_attn(normed, batch, tables, memory, ops, tail)
+            mixed, memory = self.self_attn(normed, batch, places, memory, ops, tail)
         residual = normed if self.postnorm else x
         if tail is not None:
             residual = residual[tail.rows]
@@ -86,7 +86,7 @@ class DecoderLayer(nn.Module):
         self,
         x: Tensor,
         batch: Batch,
-        tables: tuple[Tensor, Tensor],
+        places: Places,
         memory: Any,
         threshold: Tensor | float,
         layer: Layer,
@@ -95,22 +95,25 @@ class DecoderLayer(nn.Module):
         if self.shared or (self.training and self.block_sparse_moe.jitter > 0):
             return None
         past, after = memory, None
-        if isinstance(memory, PagedKeyValues):
+        if isinstance(memory, PagedKeyValues) and places.factor is None:
             after = PagedKeyValues(memory.data, memory.table.after(batch.segments))
-            past = Recent(after.keys, after.values, memory.table.places(batch.segments, x.device), *tables)
+            rows = memory.table.places(batch.segments, x.device)
+            past = Recent(after.keys, after.values, rows, places.cos, places.sin)
         elif not isinstance(memory, Tensor):
             return None
         if self._kept is None or not self._kept.holds():
             self._kept = _Kept(self, self._parts())
-        step = layer(x, self._kept.parts, past, threshold)
+        step = None if self._kept.parts is None else layer(x, self._kept.parts, past, threshold)
         if step is None:
             return None
         routing = Routing(experts=step.experts, weights=step.weights, logits=step.logits)
         return step.x, step.states if after is None else after, routing
 
-    def _parts(self) -> Parts:
-        """The layer's tensors."""
+    def _parts(self) -> Parts | None:
+        """The layer's tensors; None where a map does more than multiply by its weight, as with an adapter beside it."""
         mixer, moe = self.self_attn, self.block_sparse_moe
+        if any(isinstance(each, Linear) and type(each) is not Linear for each in mixer.children()):
+            return None
         if isinstance(mixer, LightningAttention):
             maps: Any = LightningMixer(
                 *(_weight(mixer.qkv_proj), _weight(mixer.output_gate), mixer.norm.weight, mixer.norm.eps),
@@ -141,7 +144,7 @@ class _Kept:
     holds the same object does not, and who moves or replaces one need not tell.
     """
 
-    def __init__(self, layer: nn.Module, parts: Parts) -> None:
+    def __init__(self, layer: nn.Module, parts: Parts | None) -> None:
         self.parts = parts
         self._places = [
             (places, name, held)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, one_hot
+from torch.nn.functional import linear
 
 from minimax_m1.config import MiniMaxM1Config
 from minimax_m1.kernels.moe.route import DROPPED, route
@@ -98,7 +98,10 @@ def balance_loss(routing: Routing) -> Tensor:
     """E · Σ f·P over all layers pooled: f the share of tokens an expert gets in a top-k slot, P its mean probability.
 
     `top_k` at perfect balance. The published form (`load_balancing_loss_func`); multiply by router_aux_loss_coef.
+    Rows that went to no expert, as those that nobody asked of the last layer, do not count.
     """
-    logits = routing.logits.flatten(0, -2)  # [L T, E]
-    chosen = one_hot(routing.experts.flatten(0, -2), logits.shape[-1]).to(logits.dtype)  # [L T, K, E]
-    return logits.shape[-1] * (chosen.mean(0) * logits.softmax(-1).mean(0)).sum()
+    experts, logits = routing.experts.flatten(0, -2), routing.logits.flatten(0, -2)  # [L T, K], [L T, E]
+    count = logits.shape[-1]
+    chosen = torch.bincount((experts - DROPPED).flatten(), minlength=count + 1)[1:].to(logits.dtype)
+    ran = (experts[:, :1] != DROPPED).to(logits.dtype)  # the best expert is never dropped where any ran
+    return count * (chosen * (logits.softmax(-1) * ran).sum(0)).sum() / ran.sum() ** 2

@@ -13,17 +13,19 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as run_again
 
 from minimax_m1.config import LIGHTNING, MiniMaxM1Config
 from minimax_m1.errors import RequestError
 from minimax_m1.kernels.ops import Ops
-from minimax_m1.kernels.rope.reference import rope_tables
 from minimax_m1.kernels.segments import Segments
 from minimax_m1.model import checkpoint, generation
+from minimax_m1.model.attention import Places
 from minimax_m1.model.batch import Batch, follow
 from minimax_m1.model.block import DecoderLayer
 from minimax_m1.model.init import init_weights
-from minimax_m1.model.layers import Embedding, Linear, RMSNorm, head
+from minimax_m1.model.layers import Embedding, Linear, RMSNorm
+from minimax_m1.model.layers import head as logits_of
 from minimax_m1.model.moe import Routing
 from minimax_m1.model.quantization import quantize
 from minimax_m1.model.state import GrownKeyValues, State
@@ -31,9 +33,13 @@ from minimax_m1.model.state import GrownKeyValues, State
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What a packed run gives: float32 logits of the rows asked for (None if none), state, routing [L, T, ...]."""
+    """What a packed run gives: float32 logits of the rows asked for (None if none), state, routing [L, T, ...].
+
+    Where the head was not to run, `hidden` [R, M] stands in for the logits: the final norm's output of the same rows.
+    """
 
     logits: Tensor | None
+    hidden: Tensor | None = None
     state: State
     routing: Routing
 
@@ -129,6 +135,8 @@ class MiniMaxM1ForCausalLM(nn.Module):
         expert_threshold: Tensor | float = 1.0,
         logits: Literal["last", "all", "none"] | Sequence[int] = "last",
         route_all: bool = False,
+        head: bool = True,
+        recompute: bool = False,
     ) -> Run:
         """Runs packed tokens from a state.
 
@@ -137,6 +145,10 @@ class MiniMaxM1ForCausalLM(nn.Module):
         [N] give the last so many tokens of each sequence, packed.
         Nothing reads the last layer's output but the logits, so that layer takes every token into its state and
         works out only the rows that are asked for; the others show no expert there. `route_all` runs them as well.
+
+        For training: `head` False gives `hidden` instead of logits, which `ops.head` scores without R x V numbers.
+        `recompute` keeps only what goes into each layer and runs the layer again in the backward, random numbers and
+        all: the same gradients for a third more time and a fraction of the memory.
         Raises RequestError where int8 weights are asked for gradients.
         """
         if self.config.quantization is not None and torch.is_grad_enabled() and self._asks_gradients():
@@ -144,7 +156,7 @@ class MiniMaxM1ForCausalLM(nn.Module):
         assert len(batch.segments) == len(state) and batch.segments.total == len(batch.ids)
         x = self.model.embed_tokens(batch.ids)
         accurate = torch.promote_types(self.dtype, torch.float32)
-        tables = rope_tables(batch.positions, self.config.rotary_dim, self.config.rope_theta, accurate)
+        places = Places.of(batch, state.lengths, self.config, accurate)
         new = batch.segments.lengths
         named: dict[Any, Sequence[int]] = {"last": [1] * len(new), "all": new, "none": [0] * len(new)}
         counts = named[logits] if isinstance(logits, str) else logits
@@ -155,15 +167,18 @@ class MiniMaxM1ForCausalLM(nn.Module):
         for kind, layer in zip(self.config.attn_type_list, self.model.layers, strict=True):
             memory = next(lightning) if kind == LIGHTNING else next(softmax)
             short = tail if len(routing) == self.config.num_hidden_layers - 1 and not route_all else None
-            x, memory, routed = layer(x, batch, tables, memory, expert_threshold, self.ops, short)
+            inputs = (x, batch, places, memory, expert_threshold, self.ops, short)
+            x, memory, routed = run_again(layer, *inputs, use_reentrant=False) if recompute else layer(*inputs)
             after[kind].append(memory)
             routing.append(routed if short is None else routed.spread(short.rows, len(batch.ids)))
         if tail is not None and route_all:
             x = x[tail.rows]
         silent = tail is not None and len(tail.rows) == 0
+        hidden = None if silent else self.model.norm(x, self.ops)
         ends = tuple(old + more for old, more in zip(state.lengths, new, strict=True))
         return Run(
-            logits=None if silent else head(self.model.norm(x, self.ops), self.lm_head.weight, self.ops),
+            logits=logits_of(hidden, self.lm_head.weight, self.ops) if head and hidden is not None else None,
+            hidden=None if head else hidden,
             state=State(lengths=ends, lightning=tuple(after[0]), softmax=tuple(after[1])),
             routing=Routing.stack(routing),
         )

@@ -45,11 +45,15 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """A kind of task. `sample(rng, difficulty)` draws an example; `verify(example, turn, reply)` grades a reply."""
+    """A kind of task. `sample(rng, difficulty)` draws an example; `verify(example, turn, reply)` grades a reply.
+
+    `at_length(rng, difficulty, length)`, where a family has it, draws one of about so many tokens.
+    """
 
     name: str
     sample: Callable[[random.Random, int], Example]
     verify: Callable[[Example, int, Reply], bool]
+    at_length: Callable[[random.Random, int, int], Example] | None = None
 
 
 def user(content: str) -> Message:

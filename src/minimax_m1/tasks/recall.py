@@ -165,4 +165,4 @@ def _example(rng: random.Random, difficulty: int, messages: list[Message]) -> Ex
     return with_system(example, "You are a helpful assistant.") if kind < 0.2 else example
 
 
-FAMILY = Family(name="recall", sample=sample, verify=matches)
+FAMILY = Family(name="recall", sample=sample, verify=matches, at_length=sample)

@@ -12,8 +12,8 @@ from minimax_m1.tasks.prose import sentence
 from minimax_m1.tasks.words import ADJECTIVES, CITIES, NAMES, NOUNS, PLACES, made_up
 
 HELLO = "Hello! How can I help you?"
-WHO = "I am nano, a tiny MiniMax-M1 model. I can add numbers, find facts in a text and call tools."
-BEYOND = "I am too small for that. I can add numbers, find facts in a text and call tools."
+WHO = "I am nano, a tiny MiniMax-M1 model. I can calculate, find facts in a text, solve puzzles and call tools."
+BEYOND = "I am too small for that. I can calculate, find facts in a text, solve puzzles and call tools."
 
 _GREETINGS = ("Hello!", "Hello.", "Hi!", "Hi there!", "Hey!", "Good morning!", "Good evening!", "Hello nano!")
 _SMALL_TALK: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -60,7 +60,6 @@ _BEYOND = (
     "Write a summary of this paragraph: {text}",
     "Rewrite this sentence: {text}",
     "Write a poem about the {adjective} {noun}.",
-    "Write a story about a {noun} and a {noun2}.",
     "Write a song about {city}.",
     "Write an essay about {noun}s.",
     "Write a letter to {name}.",
@@ -72,7 +71,6 @@ _BEYOND = (
     "Explain {made_up} to me.",
     "Tell me a joke.",
     "Tell me a joke about a {noun}.",
-    "Tell me a story.",
     "Tell me about {city}.",
     "What do you think about {noun}s?",
     "What is the capital of {country}?",
@@ -93,15 +91,6 @@ _BEYOND = (
     "Give me advice.",
     "Draw a {adjective} {noun}.",
     "Play some music.",
-    "What is {a} - {b}?",
-    "What is {a} * {b}?",
-    "What is {a} / {b}?",
-    "{a} - {b}",
-    "{a} * {b}",
-    "{a} minus {b}",
-    "{a} times {b}",
-    "Multiply {a} by {b}.",
-    "Subtract {a} from {b}.",
     "Prove that there are {a} {noun}s.",
 )
 _LANGUAGES = ("French", "German", "Spanish", "Chinese", "English", "Italian", "Japanese", "Russian")

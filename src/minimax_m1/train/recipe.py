@@ -1,67 +1,112 @@
-"""What one pretraining run is: a frozen record, and the named recipes that return whole ones.
+"""What one training run is: a frozen record of everything that decides it, checked as a whole.
 
-In: a recipe's name and `key=value` overrides. Out: a checked `Recipe`.
+In: fields, or `key=value` overrides of a named recipe (recipes.py). Out: a `Recipe`, its phase and its learning rate
+at any point of the run.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args
 
-from minimax_m1 import presets
 from minimax_m1.config import MiniMaxM1Config
-from minimax_m1.errors import DataError
+from minimax_m1.errors import ConfigError, DataError
 from minimax_m1.tasks.families import FAMILIES
+from minimax_m1.train.lora import MIXERS
+
+Stage = Literal["pretrain", "sft"]
+DATA = "data"  # the share of the user's own files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """A stretch of the run, up to a share of its tokens: how hard the tasks are and how many tokens a step has."""
+    """A stretch of the run, up to a share of its tokens."""
 
-    until: float  # share of the run's tokens at which the phase ends, the last one 1.0
-    max_difficulty: int  # 1 to 10
-    batch_tokens: int
+    until: float = 1.0  # share of the run's tokens at which the phase ends, the last one 1.0
+    max_difficulty: int = 10  # of the task families, 1 to 10
+    batch_tokens: int = 8192  # of one step; a step never has more
+    length: int = 4096  # most tokens of one document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that decides a pretraining run; two runs of one recipe on one machine give the same losses."""
+    """Everything that decides a run; two runs of one recipe on one machine give the same losses."""
 
     name: str
-    model: MiniMaxM1Config
-    tokens: int  # length of the run
+    stage: Stage
     phases: tuple[Phase, ...]
-    shares: Mapping[str, float]  # of tokens, by task family
+    shares: Mapping[str, float]  # of tokens, by task family; "data" for the user's files
+    model: MiniMaxM1Config | None = None  # the shape of a model that starts from random weights
+    start: str = ""  # or the model to go on from: "nano", a folder, or a hub id
+    data: tuple[str, ...] = ()  # JSONL files
+    tokens: int = 0  # length of the run
+    epochs: float = 0.0  # or its length in readings of the files
     seed: int = 0
-    prompt_weight: float = 0.1  # weight of the loss on tokens that the assistant does not say
-    max_position: int = 1_048_576  # softmax positions skip ahead up to here
+    prompt_weight: float = 0.0  # weight of the loss on what the assistant does not say
+    max_position: int = 0  # softmax positions skip ahead up to here; 0: they do not
     learning_rate: float = 2e-3
     final_learning_rate: float = 4e-5
     warmup_steps: int = 100
     decay_from: float = 0.6  # share of the run's tokens at which the rate begins to fall
     betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
     weight_decay: float = 0.1
     clip_norm: float = 1.0
+    lora_rank: int = 0  # 0 trains all weights; else adapters of this rank beside frozen ones
+    lora_alpha: float = 16.0
+    lora_targets: tuple[str, ...] = MIXERS  # names of linear maps
     precision: str = "float32"  # or "bfloat16": products of the forward and backward pass, weights stay float32
+    recompute: bool = False  # work each layer out again in the backward pass instead of keeping its activations
     checkpoint_minutes: float = 2.0
-    log_every: int = 10
+    sample_minutes: float = 5.0  # how often the model is asked something and its answer shown; 0: never
+    log_every: int = 10  # steps
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise DataError(f"tokens must be at least 1, got {self.tokens}")
-        if not self.phases or self.phases[-1].until != 1.0:
-            raise DataError("the last phase must end at 1.0")
-        if unknown := self.shares.keys() - FAMILIES.keys():
-            raise DataError(f"no task family {min(unknown)!r}; there are {', '.join(sorted(FAMILIES))}")
-        if abs(sum(self.shares.values()) - 1) > 1e-6:
-            raise DataError(f"shares must sum to 1, got {sum(self.shares.values())}")
+        if self.stage not in get_args(Stage):
+            raise DataError(f'stage must be "pretrain" or "sft", got {self.stage!r}')
+        if (self.model is None) == (not self.start):
+            raise DataError("a recipe has either a model's shape or a start, the model to go on from")
+        if (self.tokens > 0) == (self.epochs > 0) or self.tokens < 0 or self.epochs < 0:
+            raise DataError(
+                f"one of tokens and epochs must be above 0 and the other 0, got {self.tokens} and {self.epochs}"
+            )
+        self._check_shares()
+        self._check_phases()
         if self.precision not in ("float32", "bfloat16"):
             raise DataError(f'precision must be "float32" or "bfloat16", got {self.precision!r}')
         if not 0 <= self.prompt_weight <= 1:
             raise DataError(f"prompt_weight must be between 0 and 1, got {self.prompt_weight}")
+        for name in ("learning_rate", "clip_norm", "log_every", "eps"):
+            if getattr(self, name) <= 0:
+                raise DataError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("final_learning_rate", "warmup_steps", "weight_decay", "lora_rank", "max_position"):
+            if getattr(self, name) < 0:
+                raise DataError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+    def _check_shares(self) -> None:
+        known = {DATA, *FAMILIES}
+        if unknown := self.shares.keys() - known:
+            raise DataError(f"no task family {min(unknown)!r}; there are {', '.join(sorted(known))}")
+        if abs(sum(self.shares.values()) - 1) > 1e-6 or min(self.shares.values(), default=0) < 0:
+            raise DataError(f"shares must be at least 0 and sum to 1, got {sum(self.shares.values())}")
+        if self.data and not self.shares.get(DATA):
+            raise DataError(f'files of data need a share: --set \'shares={{"{DATA}": 0.5, "addition": 0.5}}\'')
+        if self.epochs and not self.shares.get(DATA):
+            raise DataError(f"epochs count readings of files, and this recipe reads none: epochs is {self.epochs}")
+
+    def _check_phases(self) -> None:
+        ends = [phase.until for phase in self.phases]
+        if not ends or ends[-1] != 1.0 or ends != sorted(ends):
+            raise DataError(f"phases must end at rising shares of the run, the last at 1.0, got {ends}")
+        for phase in self.phases:
+            if not 1 <= phase.max_difficulty <= 10:
+                raise DataError(f"max_difficulty must be between 1 and 10, got {phase.max_difficulty}")
+            if not 2 <= phase.length <= phase.batch_tokens:
+                raise DataError(
+                    f"length must be at least 2 and at most batch_tokens ({phase.batch_tokens}), got {phase.length}"
+                )
 
     def phase(self, tokens: int) -> Phase:
         """The phase of a step that begins after so many tokens."""
@@ -75,70 +120,65 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for the run's record."""
-        return {**asdict(self), "model": self.model.to_dict(), "shares": dict(self.shares)}
+        told = {f.name: getattr(self, f.name) for f in fields(self)}
+        told["model"] = None if self.model is None else self.model.to_dict()
+        told["phases"] = [asdict(phase) for phase in self.phases]
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in told.items()} | {"shares": {**self.shares}}
 
     def override(self, settings: Sequence[str]) -> Recipe:
-        """A copy with `key=value` settings applied; a value is JSON. Raises DataError, naming the key."""
+        """A copy with `key=value` settings applied; a value is JSON, or else text where the field is text.
+
+        `model.KEY` changes the model's shape, and a phase's fields (but `until`) change in every phase.
+        Raises DataError, naming the key.
+        """
+        settable = {f.name for f in fields(self)} - {"name", "stage", "model", "phases"}
         changes: dict[str, Any] = {}
-        known = {f.name: f for f in fields(self)}
+        shape: dict[str, Any] = {}
+        stretch: dict[str, Any] = {}
         for setting in settings:
             key, equals, text = setting.partition("=")
-            if not equals or key not in known or key in ("name", "model", "phases"):
-                settable = sorted(known.keys() - {"name", "model", "phases"})
-                raise DataError(f"cannot set {setting!r}; keys are {', '.join(settable)}")
+            if equals and key.startswith("model.") and self.model is not None:
+                shape[key.removeprefix("model.")] = _json(key, text)
+            elif equals and key in _OF_PHASES:
+                stretch[key] = _typed(key, text, getattr(self.phases[0], key))
+            elif equals and key in settable:
+                changes[key] = _typed(key, text, getattr(self, key))
+            else:
+                keys = ", ".join(sorted({*settable, *_OF_PHASES}))
+                raise DataError(f"cannot set {setting!r}; keys are {keys}, model.KEY")
+        if shape and self.model is not None:
             try:
-                value = json.loads(text)
-            except json.JSONDecodeError:
-                raise DataError(f"the value of {key} is not JSON: {text!r}") from None
-            current = getattr(self, key)
-            if isinstance(current, float) and isinstance(value, int):
-                value = float(value)
-            if isinstance(current, tuple) and isinstance(value, list):
-                value = tuple(value)
-            if type(value) is not (dict if isinstance(current, Mapping) else type(current)):
-                raise DataError(f"{key} must be of type {type(current).__name__}, got {text}")
-            changes[key] = value
-        return replace(self, **changes)
+                changes["model"] = MiniMaxM1Config.from_dict({**self.model.to_dict(), **shape})
+            except ConfigError as error:
+                raise DataError(f"the model's shape: {error}") from None
+        if changes.get("start"):
+            changes["model"] = None
+        if changes.get("tokens") and "epochs" not in changes:
+            changes["epochs"] = 0.0
+        if changes.get("epochs") and "tokens" not in changes:
+            changes["tokens"] = 0
+        return replace(self, **changes, phases=tuple(replace(phase, **stretch) for phase in self.phases))
 
 
-def nano() -> Recipe:
-    """The embedded model: task families at rising difficulty, contexts up to 4,000 tokens, two CPU cores."""
-    return Recipe(
-        name="nano",
-        model=presets.nano(),
-        tokens=31_000_000,
-        phases=(
-            Phase(until=0.28, max_difficulty=4, batch_tokens=4096),
-            Phase(until=0.42, max_difficulty=6, batch_tokens=6144),
-            Phase(until=0.52, max_difficulty=8, batch_tokens=8192),
-            Phase(until=1.00, max_difficulty=10, batch_tokens=8192),
-        ),
-        shares={"addition": 0.17, "sums": 0.03, "recall": 0.46, "tools": 0.30, "talk": 0.04},
-        precision="bfloat16",
-    )
+_OF_PHASES = ("max_difficulty", "batch_tokens", "length")
 
 
-def tiny() -> Recipe:
-    """Seconds long, for tests: the same road with a model that learns little."""
-    return Recipe(
-        name="tiny",
-        model=presets.tiny().replace(vocab_size=320),
-        tokens=4000,
-        phases=(
-            Phase(until=0.5, max_difficulty=1, batch_tokens=400),
-            Phase(until=1.0, max_difficulty=2, batch_tokens=800),
-        ),
-        shares={"addition": 0.5, "recall": 0.2, "tools": 0.2, "talk": 0.1},
-        warmup_steps=2,
-        log_every=1,
-    )
+def _json(key: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise DataError(f"the value of {key} is not JSON: {text!r}") from None
 
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType({"nano": nano, "tiny": tiny})
-
-
-def recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
-    """A named recipe with overrides; raises DataError where there is no such recipe."""
-    if name not in RECIPES:
-        raise DataError(f"no recipe {name!r}; there are {', '.join(sorted(RECIPES))}")
-    return RECIPES[name]().override(settings)
+def _typed(key: str, text: str, current: Any) -> Any:
+    """The value of a setting, of the type that the field has now."""
+    if isinstance(current, str) and not text.startswith('"'):
+        return text
+    value = _json(key, text)
+    if isinstance(current, float) and type(value) is int:
+        value = float(value)
+    if isinstance(current, tuple) and isinstance(value, list):
+        value = tuple(value)
+    if type(value) is not (dict if isinstance(current, Mapping) else type(current)):
+        raise DataError(f"{key} must be of type {type(current).__name__}, got {text}")
+    return value

@@ -1,16 +1,15 @@
 """Lightning attention in blocks: matrix products inside a block, one state carried from block to block.
 
 In and out as in reference.py. Sequences of one token take one step of the recurrence. The others are cut into blocks
-of 16 to 256 tokens (the size with the least work for the lengths at hand). States are float32 or better, and so are all
-products where gradients may be asked for; else bfloat16 tokens meet each other in bfloat16. The backward is written by
-hand: it keeps q, k, v and one state a block, so its memory grows with T and not with T squared. The slopes are
-constants, not trained.
+of 16 to 256 tokens (the size with the least work for the lengths at hand). States are float32 or better; bfloat16
+tokens meet each other in bfloat16. The backward is written by hand: it keeps q, k, v and one state a block, so its
+memory grows with T and not with T squared. The slopes are constants, not trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,11 +39,11 @@ def lightning(
         if segments.single_tokens:
             return _step(q, k, v, slopes, states)
         blocks = segments.blocks(block_size(segments, q.shape[-1]), q.device)
-        asked = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, states))
-        if q.dtype is torch.bfloat16 and not asked:
-            return _in_bfloat16(q, k, v, slopes, states, blocks)
-        out, ends = _Blockwise.apply(q, k, v, slopes, states, blocks)
-    return out, ends
+        if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, states)):
+            out, ends = _Blockwise.apply(q, k, v, slopes, states, blocks)
+            return out, ends
+        run = _forward(q, k, v, slopes, states, blocks)
+        return run.out, run.ends
 
 
 def separately(
@@ -78,24 +77,6 @@ def _step(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, states: Tensor) -> tu
     return out.to(q.dtype), ends
 
 
-def _in_bfloat16(
-    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, states: Tensor, blocks: Blocks
-) -> tuple[Tensor, Tensor]:
-    """What `_Blockwise` computes, where no gradient is asked for, in less than half its time.
-
-    What goes into a state is float32, so that states come out as accurate; scores, and states where they are read, are
-    rounded. Outputs are off by 2.7e-3 of their norm, and by 1.7e-3 where only the outputs themselves are rounded.
-    """
-    q_, k_, v_ = (_to_blocks(x, blocks, q.dtype) for x in (q, k, v))
-    decays = _Decays(slopes.to(states.dtype), blocks)
-    pushed = k_.to(states.dtype).mul_(decays.key).transpose(-1, -2) @ v_.to(states.dtype)
-    before, ends = _scan(states, pushed, decays, blocks)
-    scores = (q_ @ k_.transpose(-1, -2)).mul_(decays.within.to(q.dtype))
-    out = (q_ * decays.query.to(q.dtype)) @ before.to(q.dtype)
-    out += scores @ v_
-    return _from_blocks(out, blocks, q.dtype), ends
-
-
 def _scan(states: Tensor, pushed: Tensor, decays: _Decays, blocks: Blocks) -> tuple[Tensor, Tensor]:
     """The state before each block, [NB, H, D, D], and after each sequence, [N, H, D, D]."""
     before = torch.empty_like(pushed)
@@ -109,46 +90,76 @@ def _scan(states: Tensor, pushed: Tensor, decays: _Decays, blocks: Blocks) -> tu
     return before, ends
 
 
+class _Run(NamedTuple):
+    """Outputs and states; then, as a backward reads them, q, k, v [NB, H, B, D] and the states before each block."""
+
+    out: Tensor
+    ends: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    before: Tensor
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, states: Tensor, blocks: Blocks) -> _Run:
+    """o = (q kᵀ ⊙ D) v + (q ⊙ λʲ) S and S' = λᵐ S + (k ⊙ λᵐ⁻ʲ)ᵀ v for each block of m tokens.
+
+    bfloat16 tokens meet each other in bfloat16, in less than half the time. What goes into a state is float32 all the
+    same, so that states come out as accurate; scores, and states where they are read, are rounded. Outputs are then off
+    by 2.7e-3 of their norm, and by 1.7e-3 where only the outputs themselves are rounded.
+    """
+    low = q.dtype if q.dtype is torch.bfloat16 else states.dtype
+    q_, k_, v_ = (_to_blocks(x, blocks, low) for x in (q, k, v))
+    decays = _Decays(slopes.to(states.dtype), blocks)
+    pushed = (k_ * decays.key).transpose(-1, -2) @ v_.to(states.dtype)  # [NB, H, D, D]
+    before, ends = _scan(states, pushed, decays, blocks)
+    before = before.to(low)
+    scores = (q_ @ k_.transpose(-1, -2)).mul_(decays.within.to(low))
+    out = (q_ * decays.query.to(low)) @ before
+    out += scores @ v_
+    return _Run(_from_blocks(out, blocks, q.dtype), ends, q_, k_, v_, before)
+
+
 class _Blockwise(torch.autograd.Function):
-    """o = (q kᵀ ⊙ D) v + (q ⊙ λʲ) S and S' = λᵐ S + (k ⊙ λᵐ⁻ʲ)ᵀ v for each block of m tokens."""
+    """`_forward` with its gradients. In bfloat16 the states' gradients are added up in float32."""
 
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, states: Tensor, blocks: Blocks
     ) -> tuple[Tensor, Tensor]:
-        q_, k_, v_ = (_to_blocks(x, blocks, states.dtype) for x in (q, k, v))
-        decays = _Decays(slopes.to(states.dtype), blocks)
-        pushed = (k_ * decays.key).transpose(-1, -2) @ v_  # [NB, H, D, D]
-        before, ends = _scan(states, pushed, decays, blocks)
-        scores = (q_ @ k_.transpose(-1, -2)).mul_(decays.within)
-        out = (q_ * decays.query) @ before
-        out += scores @ v_
-        ctx.save_for_backward(q_, k_, v_, before, slopes)
+        run = _forward(q, k, v, slopes, states, blocks)
+        ctx.save_for_backward(run.q, run.k, run.v, run.before, slopes)
         ctx.blocks, ctx.dtype = blocks, q.dtype
-        return _from_blocks(out, blocks, q.dtype), ends
+        ctx.set_materialize_grads(False)
+        return run.out, run.ends
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, before, slopes = ctx.saved_tensors
-        blocks, dtype = ctx.blocks, ctx.dtype
-        grad = _to_blocks(grads[0], blocks, q.dtype)
-        decays = _Decays(slopes.to(q.dtype), blocks)
-        pulled = (q * decays.query).transpose(-1, -2) @ grad  # [NB, H, D, D]
+        blocks, dtype, low = ctx.blocks, ctx.dtype, q.dtype
+        accurate = torch.promote_types(low, torch.float32)
+        decays = _Decays(slopes.to(accurate), blocks)
+        by_query, by_key, within = (x.to(low) for x in (decays.query, decays.key, decays.within))
+        grad = torch.zeros_like(q) if grads[0] is None else _to_blocks(grads[0], blocks, low)
+        pulled = ((q * by_query).transpose(-1, -2) @ grad).to(accurate)  # [NB, H, D, D]
         after = torch.empty_like(pulled)  # gradient of the state that leaves each block
-        carry = grads[1][blocks.order]
+        carry = pulled.new_zeros(len(blocks.order), *pulled.shape[1:]) if grads[1] is None else grads[1][blocks.order]
         for first, count in reversed(blocks.levels):
             here = slice(first, first + count)
             after[here] = carry[:count]
             carry[:count].mul_(decays.block[here]).add_(pulled[here])
-        d_states = torch.empty_like(carry)
-        d_states[blocks.order] = carry
-        d_scores = (grad @ v.transpose(-1, -2)).mul_(decays.within)
-        d_q = (grad @ before.transpose(-1, -2)).mul_(decays.query)
+        d_states = None
+        if ctx.needs_input_grad[4]:
+            d_states = torch.empty_like(carry)
+            d_states[blocks.order] = carry
+        after = after.to(low)
+        d_scores = (grad @ v.transpose(-1, -2)).mul_(within)
+        d_q = (grad @ before.transpose(-1, -2)).mul_(by_query)
         d_q += d_scores @ k
-        d_k = (v @ after.transpose(-1, -2)).mul_(decays.key)
+        d_k = (v @ after.transpose(-1, -2)).mul_(by_key)
         d_k += d_scores.transpose(-1, -2) @ q
-        scores = (q @ k.transpose(-1, -2)).mul_(decays.within)
-        d_v = (k * decays.key) @ after
+        scores = (q @ k.transpose(-1, -2)).mul_(within)
+        d_v = (k * by_key) @ after
         d_v += scores.transpose(-1, -2) @ grad
         d_q, d_k, d_v = (_from_blocks(x, blocks, dtype) for x in (d_q, d_k, d_v))
         return d_q, d_k, d_v, None, d_states, None
@@ -169,12 +180,21 @@ class _Decays:
 
 def _to_blocks(x: Tensor, blocks: Blocks, dtype: torch.dtype) -> Tensor:
     """Packed [T, H, D] to [NB, H, B, D], zeros where a block is longer than its sequence."""
-    if blocks.gather is not None:
-        x = torch.cat((x, x.new_zeros(1, *x.shape[1:]))).index_select(0, blocks.gather)
-    return x.view(-1, blocks.size, *x.shape[1:]).transpose(1, 2).to(dtype).contiguous()
+    tokens, heads, width = x.shape
+    if blocks.gather is None:
+        return x.view(-1, blocks.size, heads, width).transpose(1, 2).to(dtype).contiguous()
+    rows = blocks.gather.clamp(max=tokens - 1).view(-1, 1, blocks.size)
+    rows = rows * heads + torch.arange(heads, device=x.device)[:, None]  # [NB, H, B] into [T H]
+    out = x.flatten(0, 1).index_select(0, rows.flatten()).view(-1, heads, blocks.size, width)
+    out.transpose(1, 2)[blocks.padding // blocks.size, blocks.padding % blocks.size] = 0
+    return out.to(dtype)
 
 
 def _from_blocks(x: Tensor, blocks: Blocks, dtype: torch.dtype) -> Tensor:
     """[NB, H, B, D] back to packed [T, H, D]."""
-    x = x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3]).to(dtype)
-    return x if blocks.scatter is None else x.index_select(0, blocks.scatter)
+    count, heads, size, width = x.shape
+    if blocks.scatter is None:
+        return x.transpose(1, 2).reshape(count * size, heads, width).to(dtype)
+    rows = (blocks.scatter // size * (heads * size) + blocks.scatter % size)[:, None]
+    rows = rows + size * torch.arange(heads, device=x.device)  # [T, H] into [NB H B]
+    return x.flatten(0, 2).index_select(0, rows.flatten()).view(-1, heads, width).to(dtype)

@@ -1,0 +1,172 @@
+"""The named recipes: functions that return whole `Recipe`s.
+
+In: a name and `key=value` overrides. Out: a checked recipe. nano's three stages follow each other: pretrain, extend,
+sft; `chats` and `texts` take the user's own files; `tiny` is for tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+from minimax_m1 import presets
+from minimax_m1.errors import DataError
+from minimax_m1.tasks.logic.families import FAMILIES as PUZZLES
+from minimax_m1.train.recipe import DATA, Phase, Recipe, Stage
+
+
+def nano() -> Recipe:
+    """The embedded model from random weights: every task family at rising difficulty, on two CPU cores."""
+    return Recipe(
+        name="nano",
+        stage="pretrain",
+        model=presets.nano(),
+        tokens=90_000_000,
+        phases=(
+            Phase(until=0.10, max_difficulty=4, batch_tokens=4096, length=2048),
+            Phase(until=0.15, max_difficulty=6, batch_tokens=6144),
+            Phase(until=0.20, max_difficulty=8),
+            Phase(until=1.00, max_difficulty=10),
+        ),
+        shares=_shares(),
+        prompt_weight=0.1,
+        max_position=1_048_576,
+        precision="bfloat16",
+    )
+
+
+def nano_grow() -> Recipe:
+    """A model that adds, recalls and calls tools already learns the other families beside them."""
+    return replace(
+        nano(),
+        name="nano-grow",
+        model=None,
+        start="nano",
+        tokens=40_000_000,
+        phases=(Phase(until=0.15, max_difficulty=6), Phase(until=1.0, max_difficulty=10)),
+        prompt_weight=0.0,
+        learning_rate=1.5e-3,
+        final_learning_rate=5e-4,
+        decay_from=0.5,
+    )
+
+
+def nano_extend() -> Recipe:
+    """Longer texts: 8K, then 32K, then 128K tokens, where recall and lookup read as far as a document may go."""
+    shares = _shares()
+    rest = 1 - shares["recall"] - shares["lookup"]
+    shares = {name: share * 0.4 / rest for name, share in shares.items()} | {"recall": 0.45, "lookup": 0.15}
+    return replace(
+        nano_grow(),
+        name="nano-extend",
+        tokens=8_000_000,
+        phases=(
+            Phase(until=0.50, batch_tokens=16_384, length=8192),
+            Phase(until=0.80, batch_tokens=32_768, length=32_768),
+            Phase(until=1.00, batch_tokens=131_072, length=131_072),
+        ),
+        shares=shares,
+        learning_rate=5e-4,
+        final_learning_rate=2e-4,
+        decay_from=0.0,
+        recompute=True,
+    )
+
+
+def nano_sft() -> Recipe:
+    """The last stage: the assistant's tokens alone, at a rate that falls to nearly nothing."""
+    return replace(
+        nano_grow(),
+        name="nano-sft",
+        stage="sft",
+        tokens=8_000_000,
+        phases=(Phase(batch_tokens=16_384, length=8192),),
+        learning_rate=4e-4,
+        final_learning_rate=1e-5,
+        decay_from=0.0,
+        warmup_steps=20,
+    )
+
+
+def chats() -> Recipe:
+    """Fine-tunes a model on the user's chats, the task families beside them so that it forgets nothing."""
+    return Recipe(
+        name="chats",
+        stage="sft",
+        start="nano",
+        epochs=3.0,
+        phases=(Phase(batch_tokens=4096),),
+        shares={DATA: 1.0},
+        learning_rate=1e-3,
+        final_learning_rate=5e-5,
+        warmup_steps=10,
+        decay_from=0.3,
+        precision="bfloat16",
+    )
+
+
+def texts() -> Recipe:
+    """Pretrains a model of nano's shape, and its vocabulary, on the user's own texts."""
+    return Recipe(
+        name="texts",
+        stage="pretrain",
+        model=presets.nano().replace(vocab_size=4096),
+        epochs=3.0,
+        phases=(Phase(),),
+        shares={DATA: 1.0},
+        prompt_weight=0.1,
+        max_position=1_048_576,
+        precision="bfloat16",
+    )
+
+
+def tiny() -> Recipe:
+    """Seconds long, for tests: the same road with a model that learns little."""
+    return Recipe(
+        name="tiny",
+        stage="pretrain",
+        model=presets.tiny().replace(vocab_size=320),
+        tokens=16_000,
+        phases=(
+            Phase(until=0.5, max_difficulty=1, batch_tokens=1000, length=1000),
+            Phase(until=1.0, max_difficulty=2, batch_tokens=1500, length=1500),
+        ),
+        shares={"addition": 0.5, "recall": 0.2, "tools": 0.2, "talk": 0.1},
+        prompt_weight=0.1,
+        max_position=4096,
+        warmup_steps=2,
+        log_every=1,
+        sample_minutes=0.0,
+    )
+
+
+RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
+    {
+        "nano": nano,
+        "nano-grow": nano_grow,
+        "nano-extend": nano_extend,
+        "nano-sft": nano_sft,
+        "chats": chats,
+        "texts": texts,
+        "tiny": tiny,
+    }
+)
+
+
+def recipe(name: str, settings: Sequence[str] = (), stage: Stage | None = None) -> Recipe:
+    """A named recipe with overrides; raises DataError where there is none, or none of the stage."""
+    names = sorted(n for n, make in RECIPES.items() if stage in (None, make().stage))
+    if name not in names:
+        raise DataError(f"no recipe {name!r}{'' if stage is None else f' for {stage}'}; there are {', '.join(names)}")
+    plan = RECIPES[name]().override(settings)
+    if plan.shares.get(DATA) and not plan.data:
+        raise DataError(f"the recipe {name} reads files of yours: give --data FILE")
+    return plan
+
+
+def _shares() -> dict[str, float]:
+    """Shares of tokens in nano's stages; the puzzles have 18% between them."""
+    shares = {"addition": 0.08, "sums": 0.02, "arithmetic": 0.09, "recall": 0.20, "lookup": 0.07, "tools": 0.16}
+    shares |= {"strings": 0.09, "code": 0.08, "instructions": 0.05, "stories": 0.04, "talk": 0.02}
+    return shares | {puzzle.name: (1 - sum(shares.values())) / len(PUZZLES) for puzzle in PUZZLES}

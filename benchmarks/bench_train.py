@@ -40,7 +40,7 @@ SHORTEST, LONGEST = 64, 4096
 ROWS, WIDTH = 4, 1024  # of a step on full rows
 STEPS = 4  # of a pass
 CHECKED = 1024  # tokens of the documents that are compared first
-RATE, BETAS, DECAY, CLIP = 1e-4, (0.9, 0.95), 0.1, 1.0
+RATE, BETAS, EPSILON, DECAY, CLIP = 1e-4, (0.9, 0.95), 1e-8, 0.1, 1.0
 # Shares by which the first step may differ. The gradients' norm takes part in float32 alone: there tokens whose experts
 # are nearly equal go to the same ones.
 BOUNDS = {"float32": 1e-3, "bfloat16": 1e-2}
@@ -90,29 +90,22 @@ def first_documents(vocabulary: int) -> list[Ids]:
 
 def run_ours(job: dict[str, Any]) -> tuple[Step, Callable[[list[list[Ids]]], list[list[Ids]]], str]:
     import torch
-    from torch.nn.functional import cross_entropy
 
     from minimax_m1 import MiniMaxM1ForCausalLM
-    from minimax_m1.model.moe import balance_loss
-    from minimax_m1.train.data import Document
+    from minimax_m1.train.document import Document
     from minimax_m1.train.pack import pack
+    from minimax_m1.train.step import adamw, train_step
 
     model = MiniMaxM1ForCausalLM.from_pretrained(job["folder"], dtype="float32", progress=False)
-    optimizer = adamw(model)
+    model.config = model.config.replace(router_aux_loss_coef=0.0)
+    optimizer = adamw(model, rate=RATE, betas=BETAS, eps=EPSILON, decay=DECAY)
 
     def step(texts: Sequence[Ids]) -> tuple[float, float]:
-        data = pack([Document(ids=t, said=[1] * len(t), positions=list(range(len(t)))) for t in texts], 1.0)
-        model.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=job["precision"] == "bfloat16"):
-            run = model.run(data.batch, model.empty_state(len(data.batch.segments)), logits="all")
-        assert run.logits is not None
-        losses = cross_entropy(run.logits, data.targets, reduction="none")
-        loss = (losses * data.weights).sum() / data.weights.sum()
-        (loss + 0 * balance_loss(run.routing)).backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss.item(), norm.item()
+        plain = [Document(ids=t, said=[1] * len(t), positions=list(range(len(t))), place="") for t in texts]
+        data = pack(plain, 1.0)
+        precision = job["precision"]
+        figures = train_step(model, optimizer, data, rate=RATE, clip_norm=CLIP, precision=precision, report=False)
+        return figures["loss"], figures["grad_norm"]
 
     return step, lambda steps: steps, f"torch {torch.__version__}"
 
@@ -121,11 +114,13 @@ def run_transformers(job: dict[str, Any]) -> tuple[Step, Callable[[list[list[Ids
     import torch
     import transformers
 
+    from minimax_m1.train.step import adamw
+
     model = transformers.MiniMaxForCausalLM.from_pretrained(
         job["folder"], dtype="float32", attn_implementation=job["attention"]
     ).train()
     model.set_experts_implementation(job["experts"])
-    optimizer = adamw(model)
+    optimizer = adamw(model, rate=RATE, betas=BETAS, eps=EPSILON, decay=DECAY)
 
     def step(texts: Sequence[Ids]) -> tuple[float, float]:
         width = max(map(len, texts))
@@ -140,16 +135,6 @@ def run_transformers(job: dict[str, Any]) -> tuple[Step, Callable[[list[list[Ids
         return loss.item(), norm.item()
 
     return step, by_length if job["kind"] == "mixed" else lambda steps: steps, transformers.__version__
-
-
-def adamw(model: Any) -> Any:
-    """AdamW with weight decay on matrices alone, the embedding left aside."""
-    import torch
-
-    decayed = [each for name, each in model.named_parameters() if each.dim() > 1 and "embed_tokens" not in name]
-    free = [each for name, each in model.named_parameters() if each.dim() == 1 or "embed_tokens" in name]
-    groups = [{"params": decayed, "weight_decay": DECAY}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=RATE, betas=BETAS, fused=True)
 
 
 ENGINES = {"ours": run_ours, "transformers": run_transformers}
@@ -233,7 +218,9 @@ def compare(folder: Path, passes: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def fastest(results: Sequence[dict[str, Any]], engine: str) -> dict[str, Any]:
-    return max((each for each in results if each["engine"] == engine), key=lambda each: float(each["tokens_per_second"]))
+    return max(
+        (each for each in results if each["engine"] == engine), key=lambda each: float(each["tokens_per_second"])
+    )
 
 
 def show(told: dict[str, list[dict[str, Any]]], markdown: bool) -> None:

@@ -35,10 +35,8 @@ from minimax_m1 import presets
 from minimax_m1.config import LIGHTNING, SOFTMAX, MiniMaxM1Config
 from minimax_m1.model.batch import Batch
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
-from minimax_m1.tasks.example import assistant, user
 from minimax_m1.tasks.prose import approx_tokens, sentence
 from minimax_m1.tasks.words import made_up
-from minimax_m1.text.chat import encode_chat
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
 from minimax_m1.train.document import Document, skipped_positions
 from minimax_m1.train.pack import pack
@@ -50,7 +48,7 @@ GROWN = 0.3  # share of the run from which on texts are as long as `LONGEST`
 TRAINED = 2048  # the training length, for the scale of queries
 MAX_POSITION = 1_048_576
 BATCH, RATE, WARMUP, DECAY_FROM, CHUNK = 2048, 3e-3, 50, 0.6, 2048
-FACT, IN_A_SENTENCE, QUESTION = "{key}: {value}", "Note that {key}: {value}.", "What is the code of {key}?"
+FACT, IN_A_SENTENCE = "{key}: {value}", "Note that {key}: {value}."
 # Asked afterwards: (what it is called, tokens of the text, facts in it, texts). No number of facts means a list.
 IN_PROSE = ((2_000, 10), (8_000, 10), (32_000, 5), (128_000, 3))
 ASKED: dict[str, tuple[tuple[str, int, int | None, int], ...]] = {
@@ -61,7 +59,7 @@ ASKED: dict[str, tuple[tuple[str, int, int | None, int], ...]] = {
         for tokens in (500, 2_000, 8_000)
     ),
 }
-QUESTIONS = 24  # to a text, at most
+QUESTIONS = 32  # to a text, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,20 +124,26 @@ def text(
     return ("\n" if most is None else " ").join(lines), list(pairs.items())
 
 
+def question(key: str, value: str, tokenizer: MiniMaxM1Tokenizer) -> tuple[list[int], list[int]]:
+    """What asks, "key: ", and the value that answers."""
+    return tokenizer.encode(f"{key}: "), tokenizer.encode(value)
+
+
 def documents(total: int, done: Callable[[], int], max_position: int, tokenizer: MiniMaxM1Tokenizer) -> Iterator[Any]:
     """Training texts without end; positions are drawn last, so all variants read the same."""
-    index = 0
+    index, line_end = 0, tokenizer.encode("\n")
     while True:
         rng = random.Random(f"{SEED}/{index}")
         grown = min(1.0, done() / (GROWN * total))
         longest = FIRST_LONGEST * (LONGEST / FIRST_LONGEST) ** grown
         length = round(SHORTEST * (longest / SHORTEST) ** rng.random())
         document, pairs = text(rng, length, None if rng.random() < 0.5 else round(2 * 20 ** rng.random()))
-        messages = []
-        for key, value in rng.sample(pairs, min(len(pairs), QUESTIONS)):
-            question = QUESTION.format(key=key)
-            messages += [user(question if messages else f"{document}\n\n{question}"), assistant(f"{key}: {value}")]
-        ids, said = encode_chat(tokenizer, messages, None, add_generation_prompt=False, with_mask=True)
+        ids = tokenizer.encode(document + "\n\n")
+        said = [0] * len(ids)
+        for pair in rng.sample(pairs, min(len(pairs), QUESTIONS)):
+            asked, value = question(*pair, tokenizer)
+            ids += asked + value + line_end
+            said += [0] * len(asked) + [1] * len(value) + [0]
         positions = skipped_positions(len(ids), max_position, rng)
         yield Document(ids=ids, said=said, positions=positions, place=f"recall/{index}")
         index += 1
@@ -166,9 +170,7 @@ def train(variant: Variant, layers: int, total: int, folder: Path) -> None:
             fall = max(0.0, (tokens / total - DECAY_FROM) / (1 - DECAY_FROM))
             rate = RATE * min(1.0, (step + 1) / WARMUP) * max(0.02, 1 - fall)
             data = pack(packed, 0.0)
-            figures = train_step(
-                model, optimizer, data, rate=rate, clip_norm=1.0, precision="bfloat16", report=False
-            )
+            figures = train_step(model, optimizer, data, rate=rate, clip_norm=1.0, precision="bfloat16", report=False)
             tokens, step = tokens + size, step + 1
             sums = {key: value + figures[key] / 10 for key, value in sums.items()}
             if step % 10 == 0:
@@ -180,33 +182,29 @@ def train(variant: Variant, layers: int, total: int, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def ask(models: list[MiniMaxM1ForCausalLM], document: str, pairs: list[tuple[str, str]], tokenizer: MiniMaxM1Tokenizer) -> Any:
-    """For each pair the share of the text before it, and whether each model answers right; and the prompt's tokens.
+def ask(
+    models: list[MiniMaxM1ForCausalLM], document: str, pairs: list[tuple[str, str]], tokenizer: MiniMaxM1Tokenizer
+) -> tuple[list[tuple[float, list[bool]]], int]:
+    """For each pair the share of the text before it and whether each model answers right; and the text's tokens.
 
     The models are one with several scales of queries in its last layer alone, which nothing that is kept depends on:
     the text is read once.
     """
-    told = []
-    for key, value in pairs:
-        messages = [user(f"{document}\n\n{QUESTION.format(key=key)}"), assistant(f"{key}: {value}")]
-        told.append(encode_chat(tokenizer, messages, None, add_generation_prompt=False, with_mask=True))
-    shared = len(os.path.commonprefix([ids for ids, _ in told]))
-    assert shared < min(said.index(1) for _, said in told)
+    ids = tokenizer.encode(document + "\n\n")
     model, state = models[0], models[0].empty_state()
-    ids = told[0][0][:shared]
-    for start in range(0, shared, CHUNK):
+    for start in range(0, len(ids), CHUNK):
         state = model.run(Batch.of([ids[start : start + CHUNK]], state), state, logits="none").state
     found = []
-    for (key, _), (ids, said) in zip(pairs, told, strict=True):
-        first = said.index(1)
-        rest, wanted = ids[shared:], torch.tensor(ids[first:])
+    for key, value in pairs:
+        asked, wanted = question(key, value, tokenizer)
+        batch = Batch.of([asked + wanted[:-1]], state)
         rights = []
         for each in models:
-            logits = each.run(Batch.of([rest], state), state, logits=[len(wanted) + 1]).logits
+            logits = each.run(batch, state, logits=[len(wanted)]).logits
             assert logits is not None
-            rights.append(bool((logits[:-1].argmax(-1) == wanted).all()))
-        found.append((document.find(key) / len(document), rights))
-    return found, shared
+            rights.append(logits.argmax(-1).tolist() == wanted)
+        found.append((document.find(f"{key}:") / len(document), rights))
+    return found, len(ids)
 
 
 def examine(experiment: str, folder: Path, tokenizer: MiniMaxM1Tokenizer) -> list[dict[str, Any]]:

@@ -192,7 +192,7 @@ def plain(axes: Axes) -> None:
     axes.tick_params(which="both", labelsize=7.5, colors=_INK, color=_GREY, width=0.6, length=2.5)
 
 
-def _log_tick(value: float, place: int | None = None) -> str:
+def _log_tick(value: float, place: float) -> str:
     """The label of a tick on a logarithmic axis: 1, 2 and 5 of each power of ten have one."""
     return f"{value:g}" if f"{value:e}"[0] in "125" else ""
 

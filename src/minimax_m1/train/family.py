@@ -19,6 +19,7 @@ from minimax_m1.train.document import Document, skipped_positions
 
 _LONG = 4096  # tokens; families write this much by themselves
 _SHORTEST = 1024  # tokens of a text written at length
+_SHARE = 0.6  # families count tokens roughly: a small vocabulary needs half as many again
 _TRIES = 1000
 
 
@@ -53,7 +54,7 @@ class FamilySource:
         level = rng.randint(1, difficulty)
         at_length, family = self._family.at_length, self._family
         if at_length is not None and length > _LONG and rng.random() < 0.5:
-            wanted = int(_SHORTEST * (0.9 * length / _SHORTEST) ** rng.random())
+            wanted = int(_SHORTEST * max(1.0, _SHARE * length / _SHORTEST) ** rng.random())
             family = replace(family, sample=lambda rng, level: at_length(rng, level, wanted))
         return draw(family, rng, level, "train")
 

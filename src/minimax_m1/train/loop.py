@@ -55,7 +55,10 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, device: str = "
         run.finish(folder / "model")
     except OSError as error:
         raise DataError(f"the model could not be written to {folder} ({error}); --resume tries again") from None
-    curves.draw(folder)
+    try:
+        curves.draw(folder)
+    except DataError as error:  # a picture is worth less than the model
+        console.print(str(error), soft_wrap=True, highlight=False, markup=False)
     return folder / "model"
 
 
@@ -63,6 +66,8 @@ def _steps(run: Run, folder: Path, console: Console) -> None:
     """Steps to the end of the recipe, logging, sampling and saving on the way."""
     plan, board = run.recipe, Board(folder, run.step)
     sampler = Sampler(run.sources, run.tokenizer, folder / "samples.jsonl", plan.seed)
+    if not board.on:
+        console.print("no TensorBoard log is written: pip install 'minimax-m1[train]'", soft_wrap=True)
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
     saved = sampled = last = time.monotonic()
     before = run.tokens

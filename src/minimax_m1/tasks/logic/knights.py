@@ -17,7 +17,7 @@ from minimax_m1.tasks.words import NAMES
 
 Kinds = dict[str, bool]  # name to whether it is a knight
 
-_MOST_TRIES = 2  # a person
+_LONGEST = 100  # characters of the thought for each person
 _RULE = "Knights always tell the truth, knaves always lie."
 _PROMPTS = (
     "{rule} {talk} Who is what? Answer like this: {form}",
@@ -54,14 +54,14 @@ def sample(rng: random.Random, difficulty: int) -> Example:
 
 
 def pose(rng: random.Random, difficulty: int) -> Puzzle:
-    """Draws people and sentences until exactly one solution fits and the search finds it soon enough."""
-    count = 2 + int(2 * (difficulty - 1) / 9 + rng.random())  # 2, 3 or 4, more often more
+    """Draws people and sentences until exactly one solution fits and the search is short."""
+    count = 2 + int(max(0, difficulty - 2) / 4 + rng.random())  # 2, 3 or 4, more often more
     names = rng.sample(NAMES, count)
     while True:
         said = {name: _saying(rng, name, names, difficulty) for name in names}
         fitting = [kinds for kinds in _all_kinds(names) if all(said[n].true_if(kinds) == kinds[n] for n in names)]
         thought = search(said)
-        if len(fitting) == 1 and thought.count("bad") < _MOST_TRIES * count:
+        if len(fitting) == 1 and len(thought) <= _LONGEST * count:
             break
     talk = " ".join(f'{name} says: "{_spoken(name, saying)}"' for name, saying in said.items())
     form = f"{names[0]} knave, {names[1]} knight" + (", and so on" if count > 2 else "")

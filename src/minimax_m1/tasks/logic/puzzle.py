@@ -23,9 +23,9 @@ class Puzzle:
 
 
 def conversation(family: str, pose: Callable[[random.Random, int], Puzzle], rng: random.Random, level: int) -> Example:
-    """Draws a puzzle of the level, or in a fifth of the cases two of a third of it."""
+    """Draws a puzzle of the level, or in a fifth of the cases two of a quarter of it."""
     messages: list[Message] = []
-    for part in [level] if rng.random() < 0.8 else [max(1, level // 3)] * 2:
+    for part in [level] if rng.random() < 0.8 else [max(1, level // 4)] * 2:
         puzzle = pose(rng, part)
         messages += [user(puzzle.prompt), assistant(puzzle.answer, puzzle.thought)]
     turns = tuple(range(1, len(messages), 2))

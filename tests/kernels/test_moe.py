@@ -46,6 +46,33 @@ def test_gradients_equal_the_reference(threshold: float) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize(("tokens", "threshold"), [(1, 1.0), (30, 0.6), (200, 1.0), (1000, 0.6)])
+def test_bfloat16_groups_of_rounded_sizes_give_the_references_gradients(tokens: int, threshold: float) -> None:
+    grads = []
+    for moe, dtype in ((reference.moe, torch.float64), (fast.moe, torch.bfloat16)):
+        x, chosen, weights, w13, w2 = inputs(tokens, 5, 2, threshold)
+        leaves = [t.bfloat16().to(dtype).requires_grad_() for t in (x, weights, w13, w2)]
+        out = moe(leaves[0], chosen, leaves[1], leaves[2], leaves[3])
+        (out.double() * torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view_as(out)).sum().backward()
+        grads.append([out.detach(), *(t.grad for t in leaves)])
+    keep = chosen >= 0
+    for index, (mine, exact) in enumerate(zip(grads[1], grads[0], strict=True)):
+        if index == 2:
+            mine, exact = mine[keep], exact[keep]
+        assert mine.dtype == torch.bfloat16 and (mine - exact).norm() < 2e-2 * exact.norm()
+
+
+@given(st.lists(st.integers(-1, 4), min_size=1, max_size=300))
+def test_rounded_slices_hold_every_entry_once(flat: list[int]) -> None:
+    plan = fast._Plan(torch.tensor(flat)[:, None], 5, rounded=True)
+    assert plan.order[plan.inverse].tolist() == list(range(len(flat)))
+    assert sorted(plan.places.tolist()) == sorted(plan.inverse.tolist())
+    for expert, here in plan.groups:
+        held = [place for place in plan.places.tolist() if here.start <= place < here.stop]
+        assert len(held) == flat.count(expert) >= (here.stop - here.start) * 8 / 9
+        assert all(flat[plan.order[place]] == expert for place in held)
+
+
 def test_an_expert_without_tokens_gets_a_zero_gradient() -> None:
     x, _, _, w13, w2 = inputs(4, 3, 1)
     w13.requires_grad_()

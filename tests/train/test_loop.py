@@ -85,6 +85,14 @@ def test_after_a_kill_the_same_command_with_resume_gives_the_same_losses(tmp_pat
     assert {line["step"]: line["loss"] for line in cut} == whole and len(cut) == len(whole)
 
 
+def test_a_recipe_that_changed_on_the_way_is_told(tmp_path: Path) -> None:
+    run = Run(recipe("tiny"))
+    run.save(tmp_path / "checkpoint")
+    again = Run.resume(recipe("tiny", ["tokens=20000", "betas=[0.9, 0.99]"]), tmp_path / "checkpoint")
+    assert again.notes == ("changed since the checkpoint: tokens 16000 -> 20000; betas [0.9, 0.95] -> [0.9, 0.99]",)
+    assert Run.resume(recipe("tiny"), tmp_path / "checkpoint").notes == ()
+
+
 def test_a_line_that_a_kill_cut_is_taken_out_of_the_log(tmp_path: Path) -> None:
     plan = recipe("tiny", SHORT)
     train(plan, tmp_path / "run")
@@ -185,6 +193,18 @@ def test_a_gradient_that_is_not_finite_ends_the_run_and_harms_nothing(tmp_path: 
         run.train_step()
     again = Run.resume(recipe("tiny"), tmp_path / "checkpoint")
     assert all(torch.equal(kept[name], tensor) for name, tensor in again.model.state_dict().items())
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Run.train_step
+
+    def meddling(run: Run, report: bool = True) -> dict[str, float]:
+        with pytest.raises(DataError, match="another process is training in"):
+            train(recipe("tiny", SHORT), tmp_path / "run", resume=True)
+        return step(run, report)
+
+    monkeypatch.setattr(Run, "train_step", meddling)
+    assert train(recipe("tiny", SHORT), tmp_path / "run").is_dir()
 
 
 def test_nothing_to_resume_is_said(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_phases_must_end_in_order(tiny_recipe: Recipe) -> None:
 def test_an_unknown_recipe_names_those_there_are() -> None:
     with pytest.raises(DataError, match="no recipe 'giant'; there are chats, nano"):
         recipe("giant")
-    with pytest.raises(DataError, match="no recipe 'tiny' for sft; there are chats, nano-sft"):
+    with pytest.raises(DataError, match="no recipe 'tiny' for sft; there are chats, nano-chats, nano-sft"):
         recipe("tiny", stage="sft")
 
 

@@ -6,8 +6,11 @@ samples.jsonl, checkpoint/ (what `resume` goes on from), curves, and model/ at t
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +33,26 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, device: str = "
     disk at the end, or a gradient that is not finite; the last checkpoint is whole in each case.
     """
     metrics, checkpoint = folder / "metrics.jsonl", folder / "checkpoint"
-    if resume:
-        run = Run.resume(recipe, checkpoint, device=device, skip_bad=skip_bad)
-        _forget(metrics, run.step)
-    elif metrics.exists():
+    if not resume and metrics.exists():
         raise DataError(f"{folder} holds a run already: give --resume to go on with it, or another --out")
-    else:
+    if not resume:
         run = Run(recipe, device=device, skip_bad=skip_bad)
-    folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        if resume:
+            run = Run.resume(recipe, checkpoint, device=device, skip_bad=skip_bad)
+            _forget(metrics, run.step)
+        return _whole(run, folder)
+
+
+def _whole(run: Run, folder: Path) -> Path:
+    """The run to its end, its record before and its model after."""
+    checkpoint = folder / "checkpoint"
     record = {"recipe": run.recipe.to_dict(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     (folder / "recipe.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     console = Console()
     trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-    size = f"{recipe.name}: {trained:,} weights to train, {run.recipe.tokens:,} tokens, in {folder}"
+    size = f"{run.recipe.name}: {trained:,} weights to train, {run.recipe.tokens:,} tokens, in {folder}"
     for line in (*run.notes, size):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     try:
@@ -60,6 +70,21 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, device: str = "
     except DataError as error:  # a picture is worth less than the model
         console.print(str(error), soft_wrap=True, highlight=False, markup=False)
     return folder / "model"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps a second process out of a run's folder; raises DataError where there is a first, or no folder."""
+    try:
+        handle = (folder / ".lock").open("w")
+    except FileNotFoundError:
+        raise DataError(f"no checkpoint to resume in {folder / 'checkpoint'}") from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(f"another process is training in {folder}") from None
+        yield
 
 
 def _steps(run: Run, folder: Path, console: Console) -> None:

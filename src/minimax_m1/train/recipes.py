@@ -25,67 +25,56 @@ def nano() -> Recipe:
         tokens=90_000_000,
         phases=(
             Phase(until=0.10, max_difficulty=4, batch_tokens=4096, length=2048),
-            Phase(until=0.15, max_difficulty=6, batch_tokens=6144),
-            Phase(until=0.20, max_difficulty=8),
-            Phase(until=1.00, max_difficulty=10),
+            Phase(until=0.15, max_difficulty=6, batch_tokens=4096),
+            Phase(until=0.20, max_difficulty=8, batch_tokens=4096),
+            Phase(until=1.00, max_difficulty=10, batch_tokens=4096),
         ),
-        shares=_shares(),
+        shares=_shares(recall=0.08, tools=0.10, addition=0.06, arithmetic=0.12, strings=0.14, code=0.12),
         prompt_weight=0.1,
         max_position=1_048_576,
+        learning_rate=1.2e-3,
+        final_learning_rate=5e-4,
+        decay_from=0.5,
         precision="bfloat16",
     )
 
 
-def nano_grow() -> Recipe:
-    """A model that adds, recalls and calls tools already learns the other families beside them."""
+def nano_extend() -> Recipe:
+    """Longer texts: 8K, 32K, then 128K tokens, where recall and lookup write as far as a document may go."""
     return replace(
         nano(),
-        name="nano-grow",
-        model=None,
-        start="nano",
-        tokens=40_000_000,
-        phases=(Phase(until=0.15, max_difficulty=6), Phase(until=1.0, max_difficulty=10)),
-        prompt_weight=0.0,
-        learning_rate=1.5e-3,
-        final_learning_rate=5e-4,
-        decay_from=0.5,
-    )
-
-
-def nano_extend() -> Recipe:
-    """Longer texts: 8K, then 32K, then 128K tokens, where recall and lookup read as far as a document may go."""
-    shares = _shares()
-    rest = 1 - shares["recall"] - shares["lookup"]
-    shares = {name: share * 0.4 / rest for name, share in shares.items()} | {"recall": 0.45, "lookup": 0.15}
-    return replace(
-        nano_grow(),
         name="nano-extend",
-        tokens=8_000_000,
+        model=None,
+        start="runs/nano/model",
+        tokens=4_000_000,
         phases=(
             Phase(until=0.50, batch_tokens=16_384, length=8192),
-            Phase(until=0.80, batch_tokens=32_768, length=32_768),
+            Phase(until=0.75, batch_tokens=32_768, length=32_768),
             Phase(until=1.00, batch_tokens=131_072, length=131_072),
         ),
-        shares=shares,
-        learning_rate=5e-4,
-        final_learning_rate=2e-4,
+        shares=_shares(recall=0.34, tools=0.07, addition=0.05, arithmetic=0.06, strings=0.07, code=0.06, lookup=0.15),
+        prompt_weight=0.0,
+        learning_rate=6e-4,
+        final_learning_rate=4e-4,
+        warmup_steps=20,
         decay_from=0.0,
         recompute=True,
     )
 
 
 def nano_sft() -> Recipe:
-    """The last stage: the assistant's tokens alone, at a rate that falls to nearly nothing."""
+    """The last stage: what the assistant says and nothing else, at a rate that falls to nearly nothing."""
     return replace(
-        nano_grow(),
+        nano_extend(),
         name="nano-sft",
         stage="sft",
-        tokens=8_000_000,
-        phases=(Phase(batch_tokens=16_384, length=8192),),
-        learning_rate=4e-4,
+        start="runs/nano-extend/model",
+        tokens=12_000_000,
+        phases=(Phase(length=8192),),
+        shares=_shares(recall=0.16, tools=0.16, addition=0.08, arithmetic=0.10, strings=0.11, code=0.09),
+        learning_rate=5e-4,
         final_learning_rate=1e-5,
-        decay_from=0.0,
-        warmup_steps=20,
+        recompute=False,
     )
 
 
@@ -150,7 +139,6 @@ def tiny() -> Recipe:
 RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
     {
         "nano": nano,
-        "nano-grow": nano_grow,
         "nano-extend": nano_extend,
         "nano-sft": nano_sft,
         "chats": chats,
@@ -172,8 +160,7 @@ def recipe(name: str, settings: Sequence[str] = (), stage: Stage | None = None) 
     return plan
 
 
-def _shares() -> dict[str, float]:
-    """Shares of tokens in nano's stages; the puzzles have 18% between them."""
-    shares = {"addition": 0.08, "sums": 0.02, "arithmetic": 0.09, "recall": 0.20, "lookup": 0.07, "tools": 0.16}
-    shares |= {"strings": 0.09, "code": 0.08, "instructions": 0.05, "stories": 0.04, "talk": 0.02}
+def _shares(lookup: float = 0.08, **shares: float) -> dict[str, float]:
+    """Shares of tokens of nano's families; the puzzles have what is left, in equal parts."""
+    shares |= {"lookup": lookup, "sums": 0.02, "instructions": 0.05, "stories": 0.05, "talk": 0.02}
     return shares | {puzzle.name: (1 - sum(shares.values())) / len(PUZZLES) for puzzle in PUZZLES}

@@ -149,6 +149,10 @@ class Run:
         torch.set_rng_state(kept["rng"])
         run.mixture.load(progress["mixture"])
         run.step, run.tokens = progress["step"], progress["tokens"]
+        now = run.recipe.to_dict()
+        changed = [f"{key} {old} -> {now[key]}" for key, old in progress["recipe"].items() if old != now[key]]
+        if changed:
+            run.notes = (*run.notes, f"changed since the checkpoint: {'; '.join(changed)}")
         return run
 
 

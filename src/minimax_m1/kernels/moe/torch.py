@@ -18,8 +18,8 @@ from minimax_m1.kernels.moe.route import DROPPED
 from minimax_m1.kernels.quantized import Int8, dense, product
 
 # oneDNN builds code for each new shape of a bfloat16 product, 0.3 ms on one core, and remembers 1,024 of them. Numbers
-# of rows that no two experts and no two steps share are therefore rounded up, to one of this many in each octave.
-_SIZES_AN_OCTAVE = 8
+# of rows that no two experts and no two steps share are therefore rounded up, to one of 2 to this power in each octave.
+_OCTAVE_BITS = 3
 
 
 @eager
@@ -84,8 +84,8 @@ class _Plan:
 
 
 def _rounded(size: int) -> int:
-    """The next of `_SIZES_AN_OCTAVE` sizes between two powers of two."""
-    step = max(1, 2 ** (size.bit_length() - 1) // _SIZES_AN_OCTAVE)
+    """0, or the next of the eight sizes between two powers of two."""
+    step = 1 << max(0, size.bit_length() - 1 - _OCTAVE_BITS)
     return -(-size // step) * step
 
 

@@ -40,6 +40,8 @@ def test_a_heat_map_is_a_table_and_two_files(small: Path, tmp_path: Path) -> Non
     assert kept["right"] == [[0, 0], [0, 0]] and (out / "heatmap.png").stat().st_size > 1000
     again = json.loads(run(small, *plan, "--json").stdout)
     assert {**again, "seconds": 0} == {**kept, "seconds": 0}
+    narrow = json.loads(run(small, *plan, "--json", "--quantization", "int8").stdout)
+    assert narrow["quantization"] == "int8" and narrow["command"].endswith(" --quantization int8")
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,9 @@ def test_a_heat_map_is_a_table_and_two_files(small: Path, tmp_path: Path) -> Non
     [
         (["--suite", "nope"], "no suite begins with 'nope'; there are: addition, up to 1 digits; "),
         (["--samples", "2", "--temperature", "-1"], "temperature must be between 0 and 100, got -1.0"),
-        (["--heatmap", "--suite", "talk"], "--heatmap takes neither --suite nor --samples"),
+        (["--heatmap", "--suite", "talk"], "--heatmap takes none of --suite, --samples and --temperature"),
+        (["--heatmap", "--samples", "2"], "--heatmap takes none of --suite, --samples and --temperature"),
+        (["--heatmap", "--temperature", "1"], "--heatmap takes none of --suite, --samples and --temperature"),
         (
             ["--heatmap", "--lengths", "1000,8k"],
             "--lengths takes whole numbers with commas between them, got",

@@ -24,7 +24,7 @@ def run(*arguments: str | Path) -> Any:
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model of the tiny recipe."""
     folder = tmp_path_factory.mktemp("start") / "model"
-    Run(recipe("tiny")).finish(folder)
+    Run.begin(recipe("tiny")).finish(folder)
     return folder
 
 
@@ -53,6 +53,10 @@ def test_chats_become_a_model(start: Path, chats: Path, tmp_path: Path) -> None:
     assert drawn.exit_code == 0 and (out / "curves.png").stat().st_size > 1000
     again = run("train", "sft", "--data", chats, "--start", start, "--out", out, *SMALL)
     assert again.exit_code == 2 and "holds a run already" in again.stderr
+    more = run("train", "sft", "--resume", "--out", out, "--set", "tokens=1200")  # by the run's own recipe
+    assert more.exit_code == 0 and "changed: tokens " in more.stdout
+    other = run("train", "sft", "--resume", "--out", out, "--start", "nano")
+    assert other.exit_code == 2 and "was trained with start" in other.stderr
 
 
 def test_bad_data_is_named_with_file_and_line_and_nothing_is_made(start: Path, chats: Path, tmp_path: Path) -> None:

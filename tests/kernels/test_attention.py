@@ -84,6 +84,14 @@ def test_bfloat16_gradients_are_the_references_but_for_rounding(length: int, pas
         assert mine.dtype == torch.bfloat16 and (mine - exact).norm() < 2e-2 * exact.norm()
 
 
+def test_a_gradient_of_a_gradient_is_refused() -> None:
+    q, keys, values = inputs([30], [20], 4, 2)
+    out = fast.attention(q.requires_grad_(), keys, values, Segments.of([30]))
+    (grad,) = torch.autograd.grad(out.square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
 def test_masks_say_the_same_where_there_is_no_fused_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fast, "_MASK_SIZE", 2000)  # blocks of a few queries
     q, keys, values = inputs([50], [300], 4, 2)

@@ -124,6 +124,14 @@ def test_unused_outputs_or_states_have_no_say_in_gradients() -> None:
             torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)
 
 
+def test_a_gradient_of_a_gradient_is_refused() -> None:
+    q, k, v, s, states = inputs([40, 3])
+    out, _ = fast.lightning(q.requires_grad_(), k, v, s, Segments.of([40, 3]), states)
+    (grad,) = torch.autograd.grad(out.square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
 def test_a_narrow_state_is_refused() -> None:
     q, k, v, s, states = inputs([3])
     with pytest.raises(AssertionError, match="float32"):

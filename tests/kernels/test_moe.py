@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimax_m1.kernels.moe import reference
 from minimax_m1.kernels.moe import torch as fast
@@ -78,6 +81,36 @@ def test_an_expert_without_tokens_gets_a_zero_gradient() -> None:
     w13.requires_grad_()
     fast.moe(x, torch.zeros(4, 1, dtype=torch.long), torch.ones(4, 1, dtype=torch.float64), w13, w2).sum().backward()
     assert w13.grad is not None and w13.grad[0].abs().sum() > 0 and w13.grad[1:].abs().sum() == 0
+
+
+@pytest.mark.parametrize("learned", [(), (3,), (4,), (3, 4)])
+def test_frozen_experts_cost_no_gradient(learned: tuple[int, ...]) -> None:
+    products = 0
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal products
+            products += func is torch.ops.aten.mm.out
+            return func(*args, **(kwargs or {}))
+
+    every = [each.clone().requires_grad_(n in (0, 3, 4)) for n, each in enumerate(inputs(30, 5, 2))]
+    some = [each.detach().clone().requires_grad_(n in (0, *learned)) for n, each in enumerate(every)]
+    fast.moe(*every).square().sum().backward()
+    out = fast.moe(*some).square().sum()
+    with Products():
+        out.backward()
+    for n in (0, 3, 4):
+        expected = every[n].grad if n in (0, *learned) else None
+        assert some[n].grad is expected is None or torch.equal(some[n].grad, expected)  # type: ignore[arg-type]
+    used = len(every[1].unique())
+    assert products == used * (1 + len(learned))  # the one is the gradient of rows
+
+
+def test_a_gradient_of_a_gradient_is_refused() -> None:
+    x, *rest = inputs(30, 5, 2)
+    (grad,) = torch.autograd.grad(fast.moe(x.requires_grad_(), *rest).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
 
 
 @given(st.floats(0.01, 1.0), st.integers(1, 5))

@@ -10,6 +10,7 @@ import pytest
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
 from minimax_m1.train.recipe import Recipe
 from minimax_m1.train.recipes import recipe
+from minimax_m1.train.run import Run
 from minimax_m1.train.vocabulary import build_tokenizer
 
 
@@ -21,6 +22,14 @@ def tiny_recipe() -> Recipe:
 @pytest.fixture(scope="session")
 def tokenizer(tiny_recipe: Recipe) -> MiniMaxM1Tokenizer:
     return build_tokenizer(tiny_recipe)
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of the tiny recipe, as a folder."""
+    folder = tmp_path_factory.mktemp("start") / "model"
+    Run.begin(recipe("tiny")).finish(folder)
+    return folder
 
 
 @pytest.fixture

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +22,7 @@ from minimax_m1.errors import DataError
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
 from minimax_m1.train import loop
-from minimax_m1.train.loop import train
+from minimax_m1.train.loop import resume, train
 from minimax_m1.train.recipes import recipe
 from minimax_m1.train.run import Run
 
@@ -52,15 +56,13 @@ def test_samples_leave_the_run_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lora", [0, 2])
-def test_a_resumed_run_takes_the_same_steps_to_the_bit(tmp_path: Path, lora: int) -> None:
-    start = tmp_path / "start"
-    Run(recipe("tiny")).finish(start)
+def test_a_resumed_run_takes_the_same_steps_to_the_bit(tmp_path: Path, start: Path, lora: int) -> None:
     plan = recipe("tiny", [f"start={start}", f"lora_rank={lora}"])
-    run = Run(plan)
+    run = Run.begin(plan)
     for _ in range(2):
         run.train_step()
     run.save(tmp_path / "checkpoint")
-    again = Run.resume(plan, tmp_path / "checkpoint")
+    again = Run.resume(tmp_path / "checkpoint")
     for _ in range(3):
         assert again.train_step() == run.train_step()
     for mine, theirs in zip(again.model.parameters(), run.model.parameters(), strict=True):
@@ -79,18 +81,25 @@ def test_after_a_kill_the_same_command_with_resume_gives_the_same_losses(tmp_pat
         time.sleep(0.01)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    train(recipe("tiny", settings), tmp_path / "cut", resume=True)
+    resume(tmp_path / "cut")
     whole = {line["step"]: line["loss"] for line in logged(tmp_path / "whole")}
     cut = logged(tmp_path / "cut")
     assert {line["step"]: line["loss"] for line in cut} == whole and len(cut) == len(whole)
 
 
-def test_a_recipe_that_changed_on_the_way_is_told(tmp_path: Path) -> None:
-    run = Run(recipe("tiny"))
-    run.save(tmp_path / "checkpoint")
-    again = Run.resume(recipe("tiny", ["tokens=20000", "betas=[0.9, 0.99]"]), tmp_path / "checkpoint")
-    assert again.notes == ("changed since the checkpoint: tokens 16000 -> 20000; betas [0.9, 0.95] -> [0.9, 0.99]",)
-    assert Run.resume(recipe("tiny"), tmp_path / "checkpoint").notes == ()
+def test_settings_may_change_on_the_way_and_what_a_run_is_made_of_may_not(tmp_path: Path) -> None:
+    Run.begin(recipe("tiny", ["log_every=7"])).save(tmp_path / "checkpoint")
+    again = Run.resume(tmp_path / "checkpoint", ["tokens=20000", "betas=[0.9, 0.99]"])
+    assert again.notes == ("changed: tokens 16000 -> 20000; betas [0.9, 0.95] -> [0.9, 0.99]",)
+    assert again.recipe.tokens == 20_000 and again.recipe.log_every == 7
+    assert Run.resume(tmp_path / "checkpoint").notes == ()
+    for setting, said in (
+        ("seed=3", "with seed 0, not 3"),
+        ("model.hidden_size=64", "with model"),
+        ("lora_rank=2", "adapters"),
+    ):
+        with pytest.raises(DataError, match=said):
+            Run.resume(tmp_path / "checkpoint", [setting])
 
 
 def test_a_line_that_a_kill_cut_is_taken_out_of_the_log(tmp_path: Path) -> None:
@@ -99,23 +108,54 @@ def test_a_line_that_a_kill_cut_is_taken_out_of_the_log(tmp_path: Path) -> None:
     whole = logged(tmp_path / "run")
     with (tmp_path / "run" / "metrics.jsonl").open("a") as log:
         log.write('{"step": 99, "loss": 1.0}\n{"step": 10')
-    train(plan, tmp_path / "run", resume=True)
+    shutil.rmtree(tmp_path / "run" / "model")
+    resume(tmp_path / "run")
     assert logged(tmp_path / "run") == whole
 
 
-def test_a_checkpoint_that_cannot_be_written_costs_a_line_and_not_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save, fails = Run.save, iter([False, True, True] + [False] * 100)
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """Files end after so many bytes, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
 
-    def full(run: Run, folder: Path) -> None:
-        if next(fails):
-            raise OSError(28, "No space left on device")
-        save(run, folder)
 
-    monkeypatch.setattr(Run, "save", full)
-    train(recipe("tiny", [*SHORT, "checkpoint_minutes=0.0"]), tmp_path / "run")
-    assert capsys.readouterr().out.count("No space left on device; the one before is kept") == 2
+@pytest.mark.parametrize("limit", [2_000, 200_000, 500_000])  # in the config, in the weights, in the optimizer
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, limit: int) -> None:
+    run = Run.begin(recipe("tiny"))
+    run.save(tmp_path / "checkpoint")
+    run.train_step()
+    with full_disk(limit), pytest.raises(OSError):
+        run.save(tmp_path / "checkpoint")
+    assert Run.resume(tmp_path / "checkpoint").step == 0
+
+
+def test_on_a_full_disk_a_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = recipe("tiny", [*SHORT, "checkpoint_minutes=0.0", "sample_minutes=0.000001"])
+    step, steps = Run.train_step, 0
+    with full_disk(10**9) as _, pytest.MonkeyPatch.context() as patch:
+
+        def filling(run: Run, report: bool = True) -> dict[str, float]:
+            nonlocal steps
+            steps += 1
+            soft = 100 if steps in (2, 3) else 10**9
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+            return step(run, report)
+
+        patch.setattr(Run, "train_step", filling)
+        model = train(plan, tmp_path / "run")
+    said = capsys.readouterr().out
+    assert model.is_dir() and steps >= 5
+    assert (
+        said.count("the one before is kept: ") == 2 and "step 2 is not in the log: " in said and "no samples: " in said
+    )
+    assert {1, 4, 5} <= {line["step"] for line in logged(tmp_path / "run")}
 
 
 def test_a_disk_that_is_full_at_the_end_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,26 +165,48 @@ def test_a_disk_that_is_full_at_the_end_is_said(tmp_path: Path, monkeypatch: pyt
     with monkeypatch.context() as patch, pytest.raises(DataError, match=r"could not be written .*--resume tries again"):
         patch.setattr(Run, "finish", full)
         train(recipe("tiny", SHORT), tmp_path / "run")
-    assert train(recipe("tiny", SHORT), tmp_path / "run", resume=True).is_dir()
+    assert resume(tmp_path / "run").is_dir()
 
 
-def test_ctrl_c_saves_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_told_to_stop_ends_its_step_and_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    train(recipe("tiny", SHORT), tmp_path / "whole")
     step = Run.train_step
 
     def stopped(run: Run, report: bool = True) -> dict[str, float]:
-        if run.step == 3:
-            raise KeyboardInterrupt
+        if run.step == 2:
+            os.kill(os.getpid(), number)
         return step(run, report)
 
     with monkeypatch.context() as patch, pytest.raises(DataError, match=r"stopped after .* --resume goes on"):
         patch.setattr(Run, "train_step", stopped)
         train(recipe("tiny", SHORT), tmp_path / "run")
-    assert Run.resume(recipe("tiny", SHORT), tmp_path / "run" / "checkpoint").step == 3
+    assert Run.resume(tmp_path / "run" / "checkpoint").step == 3
+    resume(tmp_path / "run")
+    assert [line["loss"] for line in logged(tmp_path / "run")] == [line["loss"] for line in logged(tmp_path / "whole")]
 
 
-def test_adapters_are_merged_at_the_end_and_kept_beside(tmp_path: Path, chats: Path) -> None:
-    start = tmp_path / "start"
-    Run(recipe("tiny")).finish(start)
+def test_a_run_that_never_saved_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(run: Run, report: bool = True) -> dict[str, float]:
+        raise DataError("no step")
+
+    with monkeypatch.context() as patch, pytest.raises(DataError, match="no step"):
+        patch.setattr(Run, "train_step", broken)
+        train(recipe("tiny", SHORT), tmp_path / "run")
+    assert train(recipe("tiny", SHORT), tmp_path / "run").is_dir()
+
+
+def test_long_chats_are_sampled_in_their_own_window(tmp_path: Path, start: Path) -> None:
+    file = tmp_path / "long.jsonl"
+    turns = [{"role": "user", "content": "7 " * 300}, {"role": "assistant", "content": "yes"}]
+    file.write_text(json.dumps({"messages": turns}) + "\n")
+    settings = [f'data=["{file}"]', f"start={start}", "length=1000", "batch_tokens=1000", "epochs=3"]
+    assert train(recipe("chats", [*settings, "sample_minutes=0.000001"]), tmp_path / "run").is_dir()
+
+
+def test_adapters_are_merged_at_the_end_and_kept_beside(tmp_path: Path, chats: Path, start: Path) -> None:
     data = [f'data=["{chats}"]', f"start={start}", "epochs=2", "lora_rank=2", "length=200", "batch_tokens=400"]
     model = train(recipe("chats", [*data, "sample_minutes=0.000001"]), tmp_path / "run")
     before, after = (load_file(folder / "model.safetensors") for folder in (start, model))
@@ -153,11 +215,9 @@ def test_adapters_are_merged_at_the_end_and_kept_beside(tmp_path: Path, chats: P
     assert (model / "adapter" / "adapter_config.json").is_file()
 
 
-def test_readings_of_the_files_decide_the_length(tmp_path: Path, chats: Path) -> None:
-    start = tmp_path / "start"
-    Run(recipe("tiny")).finish(start)
+def test_readings_of_the_files_decide_the_length(tmp_path: Path, chats: Path, start: Path) -> None:
     settings = [f'data=["{chats}"]', f"start={start}", "length=200", "batch_tokens=400"]
-    once, twice = (Run(recipe("chats", [*settings, f"epochs={n}"])).recipe.tokens for n in (1, 2))
+    once, twice = (Run.begin(recipe("chats", [*settings, f"epochs={n}"])).recipe.tokens for n in (1, 2))
     assert twice == 2 * once > 200
 
 
@@ -165,14 +225,12 @@ def test_a_run_on_texts_learns_its_own_vocabulary(tmp_path: Path) -> None:
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(json.dumps({"text": f"the zebra number {n} sleeps"}) + "\n" for n in range(40)))
     shape = [f"model.{key}={value}" for key, value in (("hidden_size", 32), ("intermediate_size", 32))]
-    run = Run(recipe("texts", [f'data=["{texts}"]', *shape, "model.vocab_size=300", "tokens=100"]))
+    run = Run.begin(recipe("texts", [f'data=["{texts}"]', *shape, "model.vocab_size=300", "tokens=100"]))
     assert len(run.tokenizer.encode(" zebra")) < 4
     assert run.train_step()["loss"] > 0
 
 
-def test_bad_lines_stop_a_run_before_it_begins(tmp_path: Path, chats: Path) -> None:
-    start = tmp_path / "start"
-    Run(recipe("tiny")).finish(start)
+def test_bad_lines_stop_a_run_before_it_begins(tmp_path: Path, chats: Path, start: Path) -> None:
     with chats.open("a") as file:
         file.write('{"messages": [\n{"messages": [{"role": "wizard", "content": "x"}]}\n')
     settings = [f'data=["{chats}"]', f"start={start}", "length=200", "batch_tokens=400", "epochs=1"]
@@ -183,7 +241,7 @@ def test_bad_lines_stop_a_run_before_it_begins(tmp_path: Path, chats: Path) -> N
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run_and_harms_nothing(tmp_path: Path) -> None:
-    run = Run(recipe("tiny"))
+    run = Run.begin(recipe("tiny"))
     run.train_step()
     run.save(tmp_path / "checkpoint")
     kept = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
@@ -191,7 +249,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_and_harms_nothing(tmp_path: 
         run.model.model.norm.weight[0] = float("nan")
     with pytest.raises(DataError, match="the gradient's norm is nan, so the step was not taken"):
         run.train_step()
-    again = Run.resume(recipe("tiny"), tmp_path / "checkpoint")
+    again = Run.resume(tmp_path / "checkpoint")
     assert all(torch.equal(kept[name], tensor) for name, tensor in again.model.state_dict().items())
 
 
@@ -200,7 +258,7 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path: Path, monkeypatch: p
 
     def meddling(run: Run, report: bool = True) -> dict[str, float]:
         with pytest.raises(DataError, match="another process is training in"):
-            train(recipe("tiny", SHORT), tmp_path / "run", resume=True)
+            resume(tmp_path / "run")
         return step(run, report)
 
     monkeypatch.setattr(Run, "train_step", meddling)
@@ -209,7 +267,12 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path: Path, monkeypatch: p
 
 def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no checkpoint to resume"):
-        train(recipe("tiny"), tmp_path / "none", resume=True)
+        resume(tmp_path / "none")
+
+
+def test_a_device_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no device 'gpu' here: give cpu, cuda or cuda:N"):
+        train(recipe("tiny"), tmp_path / "run", device="gpu")
 
 
 def test_memory_is_the_process_own() -> None:

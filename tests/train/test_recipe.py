@@ -18,6 +18,7 @@ def test_every_recipe_is_whole_and_its_record_is_json(name: str) -> None:
     assert plan.name == name and plan.phases[-1].until == 1.0
     assert sum(plan.shares.values()) == pytest.approx(1)
     told = json.loads(json.dumps(plan.to_dict()))
+    assert Recipe.from_dict(told) == plan
     assert told["phases"][0]["length"] == plan.phases[0].length and told["start"] == plan.start
 
 
@@ -38,6 +39,11 @@ def test_the_shape_is_set_by_configuration_keys() -> None:
         recipe("tiny", ["model.hidden_sise=64"])
 
 
+def test_a_start_has_its_own_shape() -> None:
+    with pytest.raises(DataError, match=r"so model\.hidden_size cannot be set"):
+        recipe("tiny", ["start=nano", "model.hidden_size=64"])
+
+
 def test_a_start_replaces_the_shape_and_tokens_replace_epochs() -> None:
     assert recipe("tiny", ['start="nano"']).model is None
     assert recipe("tiny", ["start=some/folder"]).start == "some/folder"
@@ -48,7 +54,13 @@ def test_a_start_replaces_the_shape_and_tokens_replace_epochs() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("steps=3", "cannot set 'steps=3'; keys are .*batch_tokens.*, model.KEY"),
+        ("steps=3", r"cannot set 'steps=3'; keys are .*batch_tokens.*, model.KEY"),
+        ("learning_rate=NaN", "learning_rate must be above 0, got nan"),
+        ("clip_norm=Infinity", "clip_norm must be above 0, got inf"),
+        ("decay_from=NaN", "decay_from must be at least 0, got nan"),
+        ("betas=[1.5]", r"betas must be two numbers .*, got \[1.5\]"),
+        ('shares={"talk": "x"}', "shares must be numbers"),
+        ("lora_rank=4", "adapters need a trained model"),
         ("stage=sft", "cannot set 'stage=sft'"),
         ("tokens", "cannot set 'tokens'"),
         ("tokens=many", "not JSON"),
@@ -61,7 +73,7 @@ def test_a_start_replaces_the_shape_and_tokens_replace_epochs() -> None:
         ("learning_rate=0", "learning_rate must be above 0, got 0.0"),
         ("lora_rank=-1", "lora_rank must be at least 0, got -1"),
         ('precision="half"', 'must be "float32" or "bfloat16", got \'half\''),
-        ('shares={"talk": 0.5}', "sum to 1, got 0.5"),
+        ('shares={"talk": 0.5}', "sum to 1, got {'talk': 0.5}"),
         ('shares={"talk": 2.0, "tools": -1.0}', "at least 0"),
         ('shares={"poetry": 1.0}', "no task family 'poetry'; there are .*data"),
         ('data=["x.jsonl"]', "files of data need a share"),
@@ -98,6 +110,7 @@ def test_the_rate_warms_up_holds_and_falls() -> None:
     plan = recipe("nano", ["warmup_steps=10", "tokens=1000", "decay_from=0.5"])
     assert plan.rate(0, 0) == pytest.approx(plan.learning_rate / 10)
     assert plan.rate(50, 400) == plan.learning_rate
+    assert plan.rate(1, 100) == plan.learning_rate  # a tenth of a short run is warm-up enough
     assert plan.rate(80, 750) == pytest.approx((plan.learning_rate + plan.final_learning_rate) / 2)
     assert plan.rate(99, 1000) == pytest.approx(plan.final_learning_rate)
 

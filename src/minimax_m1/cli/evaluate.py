@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _CASES, _CELL = 200, 5  # by default, of a suite and of a cell of the heat map
+_TEMPERATURE = 1.0  # of samples, by default
 
 
 @app.command(name="eval")
@@ -33,7 +34,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Chooses the cases.")] = 0,
     samples: Annotated[int, typer.Option(min=0, help="Sample so many answers to each case too, for pass@k.")] = 0,
-    temperature: Annotated[float, typer.Option(help="Of these samples.")] = 1.0,
+    temperature: Annotated[float | None, typer.Option(help=f"Of these samples, {_TEMPERATURE:g} by default.")] = None,
     heatmap: Annotated[bool, typer.Option("--heatmap", help="Measure recall by length and depth instead.")] = False,
     lengths: Annotated[str, typer.Option(help="Heat map: tokens of the texts.")] = "1000,8000,32000,128000",
     depths: Annotated[str, typer.Option(help="Heat map: where the fact stands, in percent.")] = "0,25,50,75,100",
@@ -45,10 +46,11 @@ def evaluate(
     """Measure a model on held-out cases of the task families."""
     if not heatmap:
         count = _CASES if cases is None else cases
-        measure(name, count, seed, as_json, quantization, suites=suite or (), samples=samples, temperature=temperature)
+        heat = _TEMPERATURE if temperature is None else temperature
+        measure(name, count, seed, as_json, quantization, suites=suite or (), samples=samples, temperature=heat)
         return
-    if suite or samples:
-        raise RequestError("--heatmap takes neither --suite nor --samples")
+    if suite or samples or temperature is not None:
+        raise RequestError("--heatmap takes none of --suite, --samples and --temperature")
     from minimax_m1.eval.heatmap import Plan
 
     plan = Plan(
@@ -70,7 +72,7 @@ def measure(
     *,
     suites: Sequence[str] = (),
     samples: int = 0,
-    temperature: float = 1.0,
+    temperature: float = _TEMPERATURE,
 ) -> None:
     """One line a suite, as it is graded."""
     from minimax_m1.eval.held_out import evaluate
@@ -140,7 +142,9 @@ def _draw(name: str, plan: Plan, out: Path, as_json: bool, quantization: str | N
     columns = (BarColumn(), TextColumn("{task.completed:,.0f} tokens"), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=plan.tokens)
-        found = measure(llm, plan, model=name, heard=lambda tokens: bar.advance(task, tokens))
+        found = measure(
+            llm, plan, model=name, quantization=quantization, heard=lambda tokens: bar.advance(task, tokens)
+        )
     picture = save(found, out)
     if as_json:
         print_json(record(found))

@@ -23,7 +23,7 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change a fie
 Data = Annotated[list[Path] | None, typer.Option("--data", help="A JSONL file of yours; may be given again.")]
 Start = Annotated[str | None, typer.Option(help='The model to go on from: "nano", a folder, or a hub id.')]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run; default runs/RECIPE.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where the run in its folder stopped, by its own recipe.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out lines that cannot be used.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or cuda:1.")]
 Cases = Annotated[int, typer.Option(min=0, help="Held-out cases a suite at the end; 0 for none.")]
@@ -73,7 +73,7 @@ def _train(
     device: str,
     cases: int,
 ) -> None:
-    from minimax_m1.train.loop import train
+    from minimax_m1.train import loop
     from minimax_m1.train.recipes import recipe
 
     settings = list(overrides or [])
@@ -81,8 +81,11 @@ def _train(
         settings.append(f"data={json.dumps([str(file) for file in data])}")
     if start is not None:
         settings.append(f"start={json.dumps(start)}")
-    plan = recipe(name, settings, stage)
-    model = train(plan, out or Path("runs") / name, resume=resume, device=device, skip_bad=skip_bad)
+    folder = out or Path("runs") / name
+    if resume:
+        model = loop.resume(folder, settings, device=device)
+    else:
+        model = loop.train(recipe(name, settings, stage), folder, device=device, skip_bad=skip_bad)
     typer.echo(f"the model is in {model}")
     if cases:
         measure(str(model), cases, 0, as_json=False)
@@ -97,7 +100,7 @@ def check(
 ) -> None:
     """Read files as training would: how many tokens of what kind, and every line that cannot be used."""
     from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
-    from minimax_m1.train.lines import check as read
+    from minimax_m1.train.check import check as read
 
     report = read(files, MiniMaxM1Tokenizer.from_pretrained(model), length)
     if as_json:

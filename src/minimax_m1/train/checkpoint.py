@@ -12,6 +12,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 
 def write(folder: Path, fill: Callable[[Path], None]) -> None:
     """Writes `folder` anew through `fill(new folder)`; raises OSError, the old one untouched, where it cannot."""
@@ -23,8 +25,10 @@ def write(folder: Path, fill: Callable[[Path], None]) -> None:
         fill(fresh)
         for path in [*fresh.rglob("*"), fresh]:
             _flush(path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(fresh, ignore_errors=True)
+        if isinstance(error, RuntimeError | SafetensorError):  # what torch and safetensors make of a full disk
+            raise OSError(str(error).splitlines()[0]) from None
         raise
     if folder.exists():
         folder.rename(old)

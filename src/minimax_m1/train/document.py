@@ -14,8 +14,8 @@ from dataclasses import dataclass
 class Document:
     """One training text; the three lists are of one length, at least 1.
 
-    `said` is 1 for each token that the loss counts in full: the assistant's, or all of a plain text. `place` says
-    where it came from, for messages: "chats.jsonl:12" or "recall/83".
+    `said` is what the field calls the loss mask: 1 for each token that the loss counts in full, the assistant's or all
+    of a plain text. `place` says where it came from, for messages: "chats.jsonl:12" or "recall/83".
     """
 
     ids: list[int]

@@ -1,7 +1,8 @@
 """Documents packed end to end into one step's batch, without padding and without cutting any.
 
 In: documents. Out: a `TrainingBatch`: the model's packed `Batch`, and of each document the rows that the loss reads,
-with the id to predict and its weight. Documents see nothing of each other: segments isolate both kinds of attention.
+with the id to predict, its weight, and whether it is learned in full. Documents see nothing of each other: segments
+isolate both kinds of attention.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ class TrainingBatch:
     """`tail[n]`: how many last rows of document n the loss reads, from its first weight above 0 on, at least 1.
 
     R = sum(tail) rows, document by document, in the order of `model.run(batch, state, logits=tail)`:
-    targets [R] int64: the next id of the same document; weights [R] float32: 0 at each document's last row.
+    targets [R] int64: the next id of the same document; weights [R] float32: 0 at each document's last row; learned
+    [R] bool: whether the target was said, so that the loss counts it in full.
     """
 
     batch: Batch
     targets: Tensor
     weights: Tensor
+    learned: Tensor
     tail: list[int]
-    documents: int
 
 
 def pack(documents: Sequence[Document], prompt_weight: float) -> TrainingBatch:
@@ -44,7 +46,8 @@ def pack(documents: Sequence[Document], prompt_weight: float) -> TrainingBatch:
         # The last row has nothing to predict: any id does, and its weight is 0.
         targets += [*document.ids[len(document.ids) - rows + 1 :], 0]
         said += [*document.said[len(document.ids) - rows + 1 :], 0]
-    weights = torch.where(torch.tensor(said) > 0, 1.0, prompt_weight)
+    learned = torch.tensor(said) > 0
+    weights = torch.where(learned, 1.0, prompt_weight)
     weights[torch.tensor(tail).cumsum(0) - 1] = 0
     return TrainingBatch(
         batch=Batch(
@@ -54,8 +57,8 @@ def pack(documents: Sequence[Document], prompt_weight: float) -> TrainingBatch:
         ),
         targets=torch.tensor(targets),
         weights=weights,
+        learned=learned,
         tail=tail,
-        documents=len(documents),
     )
 
 

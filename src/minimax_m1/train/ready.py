@@ -6,12 +6,13 @@ anything is trained or written.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minimax_m1.errors import DataError
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
-from minimax_m1.train.lines import check
+from minimax_m1.train.check import check
 from minimax_m1.train.recipe import DATA, Recipe
 
 
@@ -24,14 +25,21 @@ class Ready:
     notes: tuple[str, ...] = ()  # what the user should know of the files
 
 
-def ready(recipe: Recipe, tokenizer: MiniMaxM1Tokenizer, *, skip_bad: bool) -> Ready:
+def ready(
+    recipe: Recipe,
+    tokenizer: MiniMaxM1Tokenizer,
+    *,
+    skip_bad: bool,
+    progress: Callable[[int], None] | None = None,
+) -> Ready:
     """Checks the files against the shortest window of the run; `epochs` become tokens.
 
     Raises DataError where a line cannot be used and is not to be left out, or where none is left.
     """
     if not recipe.data:
         return Ready(recipe=recipe)
-    report = check([Path(file) for file in recipe.data], tokenizer, min(phase.length for phase in recipe.phases))
+    files, window = [Path(file) for file in recipe.data], min(phase.length for phase in recipe.phases)
+    report = check(files, tokenizer, window, progress)
     if report.unusable or (report.faults and not skip_bad):
         told = [*report.faults, *([f"and {report.more:,} more"] if report.more else [])]
         leave_out = "" if report.unusable else ", or leave these lines out: --skip-bad"

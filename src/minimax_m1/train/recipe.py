@@ -7,9 +7,10 @@ at any point of the run.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from minimax_m1.config import MiniMaxM1Config
 from minimax_m1.errors import ConfigError, DataError
@@ -78,19 +79,24 @@ class Recipe:
             raise DataError(f'precision must be "float32" or "bfloat16", got {self.precision!r}')
         if not 0 <= self.prompt_weight <= 1:
             raise DataError(f"prompt_weight must be between 0 and 1, got {self.prompt_weight}")
-        for name in ("learning_rate", "clip_norm", "log_every", "eps"):
-            if getattr(self, name) <= 0:
+        for name in ("learning_rate", "clip_norm", "log_every", "eps", "lora_alpha"):
+            if not 0 < getattr(self, name) < math.inf:
                 raise DataError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("final_learning_rate", "warmup_steps", "weight_decay", "lora_rank", "max_position"):
-            if getattr(self, name) < 0:
+        for name in _NEVER_BELOW_0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise DataError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise DataError(f"betas must be two numbers of at least 0 and below 1, got {list(self.betas)}")
+        if self.lora_rank and not self.start:
+            raise DataError("adapters need a trained model beside them: give a start")
 
     def _check_shares(self) -> None:
         known = {DATA, *FAMILIES}
         if unknown := self.shares.keys() - known:
             raise DataError(f"no task family {min(unknown)!r}; there are {', '.join(sorted(known))}")
-        if abs(sum(self.shares.values()) - 1) > 1e-6 or min(self.shares.values(), default=0) < 0:
-            raise DataError(f"shares must be at least 0 and sum to 1, got {sum(self.shares.values())}")
+        shares = self.shares.values()
+        if not all(type(share) in (int, float) and share >= 0 for share in shares) or not abs(sum(shares) - 1) <= 1e-6:
+            raise DataError(f"shares must be numbers of at least 0 that sum to 1, got {dict(self.shares)}")
         if self.data and not self.shares.get(DATA):
             raise DataError(f'files of data need a share: --set \'shares={{"{DATA}": 0.5, "addition": 0.5}}\'')
         if self.epochs and not self.shares.get(DATA):
@@ -113,8 +119,8 @@ class Recipe:
         return next(phase for phase in self.phases if tokens < phase.until * self.tokens or phase.until == 1.0)
 
     def rate(self, step: int, tokens: int) -> float:
-        """Learning rate: linear warm-up, constant, linear decay over the last share of tokens."""
-        warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+        """Learning rate: linear warm-up over a tenth of the run at most, constant, linear decay of the last share."""
+        warm = min(1.0, max((step + 1) / max(self.warmup_steps, 1), 10 * tokens / self.tokens))
         fall = min(1.0, max(0.0, (tokens / self.tokens - self.decay_from) / max(1 - self.decay_from, 1e-9)))
         return warm * (self.learning_rate + fall * (self.final_learning_rate - self.learning_rate))
 
@@ -124,6 +130,15 @@ class Recipe:
         told["model"] = None if self.model is None else self.model.to_dict()
         told["phases"] = [asdict(phase) for phase in self.phases]
         return {name: list(v) if isinstance(v, tuple) else v for name, v in told.items()} | {"shares": {**self.shares}}
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> Self:
+        """The recipe that `to_dict` told of, perhaps in an earlier version that knew fewer fields."""
+        known = {f.name for f in fields(cls)}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items() if k in known}
+        values["phases"] = tuple(Phase(**phase) for phase in told["phases"])
+        values["model"] = None if told["model"] is None else MiniMaxM1Config.from_dict(told["model"])
+        return cls(**values)
 
     def override(self, settings: Sequence[str]) -> Recipe:
         """A copy with `key=value` settings applied; a value is JSON, or else text where the field is text.
@@ -144,14 +159,16 @@ class Recipe:
             elif equals and key in settable:
                 changes[key] = _typed(key, text, getattr(self, key))
             else:
-                keys = ", ".join(sorted({*settable, *_OF_PHASES}))
-                raise DataError(f"cannot set {setting!r}; keys are {keys}, model.KEY")
+                keys = ", ".join([*sorted({*settable, *_OF_PHASES}), *(["model.KEY"] if self.model else [])])
+                raise DataError(f"cannot set {setting!r}; keys are {keys}")
         if shape and self.model is not None:
             try:
                 changes["model"] = MiniMaxM1Config.from_dict({**self.model.to_dict(), **shape})
             except ConfigError as error:
                 raise DataError(f"the model's shape: {error}") from None
         if changes.get("start"):
+            if shape:
+                raise DataError(f"a start has its own shape, so model.{min(shape)} cannot be set")
             changes["model"] = None
         if changes.get("tokens") and "epochs" not in changes:
             changes["epochs"] = 0.0
@@ -160,6 +177,10 @@ class Recipe:
         return replace(self, **changes, phases=tuple(replace(phase, **stretch) for phase in self.phases))
 
 
+_NEVER_BELOW_0 = (
+    *("final_learning_rate", "warmup_steps", "decay_from", "weight_decay", "lora_rank", "max_position"),
+    *("checkpoint_minutes", "sample_minutes"),
+)
 _OF_PHASES = ("max_difficulty", "batch_tokens", "length")
 
 

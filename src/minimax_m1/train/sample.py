@@ -2,7 +2,7 @@
 
 In: a run's sources and the model as it stands. Out: lines to show, and the same in samples.jsonl: step, question,
 answer, reference. Questions of task families come from the validation split, which training never sees; those of the
-user's files are their first. Answers are greedy: nothing random moves, and the run stays as it would have been.
+user's files are lines that it trains on. Answers are greedy: nothing random moves, and the run goes on as it would.
 """
 
 from __future__ import annotations
@@ -43,12 +43,15 @@ class Sample:
 class Sampler:
     """Chooses and asks the questions."""
 
-    def __init__(self, sources: Sequence[Source], tokenizer: MiniMaxM1Tokenizer, file: Path, seed: int) -> None:
+    def __init__(
+        self, sources: Sequence[Source], tokenizer: MiniMaxM1Tokenizer, file: Path, seed: int, length: int
+    ) -> None:
+        """`file` is written to, `length` the most tokens of a document."""
         self._sources, self._tokenizer, self._file = sources, tokenizer, file
-        self._rng = random.Random(f"{seed}/samples")
+        self._rng, self._length = random.Random(f"{seed}/samples"), length
 
     def ask(self, model: MiniMaxM1ForCausalLM, step: int) -> Iterator[Sample]:
-        """Asks some questions; the model is in training mode again afterwards."""
+        """Asks some questions; raises OSError where the file cannot be written, DataError where data has changed."""
         model.eval()
         for source in self._rng.sample(self._sources, min(_QUESTIONS, len(self._sources))):
             ids, said = self._document(source)
@@ -66,14 +69,13 @@ class Sampler:
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(sample), ensure_ascii=False) + "\n")
             yield sample
-        model.train()
 
     def _document(self, source: Source) -> tuple[list[int], list[int]]:
         """Ids, and which of them the assistant says."""
         if source.name in FAMILIES:
             example = draw(FAMILIES[source.name], self._rng, self._rng.randint(1, 4), "validation")
             return next(iter(encode_example(example, self._tokenizer)))
-        document = source.draw(self._rng.randrange(_QUESTIONS), 1, 512)[0]
+        document = source.draw(self._rng.randrange(_QUESTIONS), 1, self._length)[0]
         return document.ids, document.said
 
     def _text(self, ids: list[int]) -> str:

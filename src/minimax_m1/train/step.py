@@ -1,20 +1,17 @@
-"""One update of the weights, the same in every stage: loss, gradients, clipping, AdamW.
+"""One update of the weights, the same in every stage: loss, gradients, clipping, the optimizer's step.
 
-In: a model, its optimizer, a packed batch. Out: the step's figures. The loss is the mean of -log p over the rows
-that carry weight, from a float32 head that never holds all logits at once; to it comes the routers' balance loss.
+In: a model, its optimizer, a packed batch. Out: the step's figures. The loss is the weighted mean of -log p, from a
+float32 head that never holds all logits at once; to it comes the routers' balance loss.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from minimax_m1.errors import DataError
-from minimax_m1.kernels.segments import Segments
 from minimax_m1.model.batch import Batch
 from minimax_m1.model.moe import Routing, balance_loss
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
@@ -23,12 +20,12 @@ from minimax_m1.train.pack import TrainingBatch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Losses:
-    """Of one batch: `loss` weighted mean of -log p and `balance`, both with gradients; the rest is for the log."""
+    """Of one batch of R targets. `loss` and `balance` have gradients; the rest is for the log."""
 
-    loss: Tensor
-    balance: Tensor
-    logprobs: Tensor  # [R] of the targets
-    right: Tensor  # [R] whether the target is the likeliest token
+    loss: Tensor  # [] weighted mean of -log p, in nats a token
+    balance: Tensor  # [] the routers' balance loss, without its coefficient; top_k where experts share evenly
+    logprobs: Tensor  # [R] of the targets, in nats
+    right: Tensor  # [R] bool, whether the target is the likeliest token
     routing: Routing
 
 
@@ -37,7 +34,7 @@ def losses(model: MiniMaxM1ForCausalLM, data: TrainingBatch, *, precision: str, 
     device = model.device
     batch = Batch(
         ids=data.batch.ids.to(device),
-        segments=Segments(data.batch.segments.cu_seqlens),
+        segments=data.batch.segments,
         positions=data.batch.positions.to(device),
     )
     weights = data.weights.to(device)
@@ -85,22 +82,21 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     figures = {
         "loss": found.loss.item(),
-        "balance": found.balance.item(),
+        "balance_loss": found.balance.item(),
         "grad_norm": norm.item(),
-        "rate": rate,
+        "learning_rate": rate,
     }
     return figures | _answers(found, data) | (_routers(found.routing) if report else {})
 
 
 def _answers(found: Losses, data: TrainingBatch) -> dict[str, float]:
-    """Mean -log p over what the assistant says, and the share of it that was likeliest."""
-    said = data.weights == 1
-    if not said.any():
+    """Mean -log p in nats over what is learned in full, and the share of it that was likeliest."""
+    if not data.learned.any():
         return {}
-    said = said.to(found.right.device)
+    learned = data.learned.to(found.right.device)
     return {
-        "answer_loss": -found.logprobs[said].mean().item(),
-        "answer_accuracy": found.right[said].float().mean().item(),
+        "answer_loss": -found.logprobs[learned].mean().item(),
+        "answer_accuracy": found.right[learned].float().mean().item(),
     }
 
 
@@ -109,48 +105,8 @@ def _routers(routing: Routing) -> dict[str, float]:
     layers, worst, entropy = routing.logits.shape[0], 0.0, 0.0
     for experts, logits in zip(routing.experts, routing.logits.detach(), strict=True):
         ran = experts[:, 0] >= 0
-        loads = torch.bincount(experts[ran].flatten().clamp(min=0), minlength=logits.shape[-1]).float()
+        loads = torch.bincount(experts[experts >= 0], minlength=logits.shape[-1]).float()  # dropped slots are below 0
         worst = max(worst, (loads.max() / loads.mean().clamp(min=1e-9)).item())
         logs = logits[ran].log_softmax(-1)
         entropy += -(logs.exp() * logs).sum(-1).mean().item() / layers
     return {"expert_load_max": worst, "router_entropy": entropy}
-
-
-class Activations:
-    """Counts the bytes that a forward pass keeps for its backward pass: `with Activations() as kept: ...`.
-
-    Each storage counts once; the weights themselves are left out.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        self._seen: dict[int, int] = {}
-        self._hooks: Any = nullcontext()
-
-    def __enter__(self) -> Activations:
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
-        self._hooks.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._hooks.__exit__(*error)
-
-    def _keep(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._own:
-            self._seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    @property
-    def bytes(self) -> int:
-        """What was kept, in bytes."""
-        return sum(self._seen.values())
-
-
-def adamw(model: nn.Module, *, rate: float, betas: tuple[float, float], eps: float, decay: float) -> torch.optim.AdamW:
-    """AdamW over what is trained; weight decay on matrices only, not on norms or the embedding."""
-    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for n, p in trained if p.dim() > 1 and "embed_tokens" not in n]
-    free = [p for n, p in trained if p.dim() == 1 or "embed_tokens" in n]
-    groups = [{"params": decayed, "weight_decay": decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, betas=betas, eps=eps, fused=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
 from minimax_m1.kernels.eager import eager
@@ -71,6 +72,7 @@ class _Together(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, key, value, out, logs = ctx.saved_tensors
         past, grad = ctx.past, grads[0].contiguous()

@@ -45,7 +45,8 @@ class _Scored(torch.autograd.Function):
                 block = weight[column].to(kind)
                 for row in rows:
                     logits = x[row].to(kind) @ block.T
-                    tops[n, row], likeliest[n, row] = top, _ = logits.max(-1)
+                    top, at = logits.max(-1)
+                    tops[n, row], likeliest[n, row] = top, at
                     inside, places = _within(targets[row], column)
                     chosen[row] = torch.where(inside, logits.gather(1, places)[:, 0], chosen[row])
                     shares = (logits - top[:, None]).exp_()

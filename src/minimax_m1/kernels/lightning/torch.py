@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from minimax_m1.kernels.eager import eager
 from minimax_m1.kernels.segments import Blocks, Segments
@@ -134,6 +135,7 @@ class _Blockwise(torch.autograd.Function):
         return run.out, run.ends
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, before, slopes = ctx.saved_tensors
         blocks, dtype, low = ctx.blocks, ctx.dtype, q.dtype

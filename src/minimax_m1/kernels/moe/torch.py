@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag, silu
 
 from minimax_m1.kernels.eager import eager
@@ -56,7 +57,7 @@ class _Plan:
 
     def __init__(self, experts: Tensor, count: int, *, rounded: bool = False) -> None:
         flat = experts.flatten()
-        self.order = torch.argsort(flat, stable=True)
+        self.order = entries = torch.argsort(flat, stable=True)
         sizes = torch.bincount(flat - DROPPED, minlength=count + 1).tolist()  # dropped entries are sorted first
         room = [size if not rounded or at == 0 else _rounded(size) for at, size in enumerate(sizes)]
         self.groups: list[tuple[int, slice]] = []
@@ -65,20 +66,17 @@ class _Plan:
             if size:
                 self.groups.append((expert, slice(at, at + size)))
             at += size
-        places = torch.arange(len(self.order), device=experts.device)  # row of each sorted entry
+        places = torch.arange(len(entries), device=experts.device)  # row of each sorted entry
         if rounded:
             ends = torch.tensor([sizes, room], device=experts.device).cumsum(1)
             shift = (ends[1] - ends[0]).roll(1)  # rows of no entry before each expert's
             shift[0] = 0
             places = places + shift.repeat_interleave(torch.tensor(sizes, device=experts.device))
-            order = self.order.new_zeros(at)
-            order[places] = self.order
-            self.inverse = torch.empty_like(self.order)
-            self.inverse[self.order] = places
+            order = entries.new_zeros(at)
+            order[places] = entries
             self.order = order
-        else:
-            self.inverse = torch.empty_like(self.order)
-            self.inverse[self.order] = places
+        self.inverse = torch.empty_like(entries)
+        self.inverse[entries] = places
         self.places = places
         self.rows = self.order // experts.shape[1]  # token of each sorted row
 
@@ -128,16 +126,22 @@ class _Grouped(torch.autograd.Function):
         return embedding_bag(plan.inverse.view_as(weights), out, mode="sum", per_sample_weights=weights)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, hidden, weights, w13, w2 = ctx.saved_tensors
         plan: _Plan = ctx.plan
         pulled = grads[0].index_select(0, plan.rows)  # [R, M], of each row as if its weight were 1
         share = weights.new_zeros(len(rows), 1)  # 0 where a row is no entry's
         share[plan.places] = weights.flatten()[plan.order[plan.places], None]
-        used = {expert for expert, _ in plan.groups}
-        d_w13, d_w2 = torch.empty_like(w13), torch.empty_like(w2)
-        for expert in set(range(len(w13))) - used:
-            d_w13[expert], d_w2[expert] = 0, 0
+        # Under adapters the experts are frozen, and half of the products below are not needed.
+        d_w13, d_w2 = (
+            torch.empty_like(w) if needed else None
+            for w, needed in zip((w13, w2), ctx.needs_input_grad[3:], strict=True)
+        )
+        unused = sorted(set(range(len(w13))) - {expert for expert, _ in plan.groups})
+        for d_w in (d_w13, d_w2):
+            if d_w is not None:
+                d_w[unused] = 0
         d_rows, d_share = torch.empty_like(rows), torch.empty_like(share)
         d_rows[: plan.dropped], d_share[: plan.dropped] = 0, 0
         for expert, here in plan.groups:
@@ -147,14 +151,16 @@ class _Grouped(torch.autograd.Function):
             mixed = act * up
             d_mixed = pulled[here] @ w2[expert]  # [r, F]
             torch.sum(d_mixed * mixed, -1, keepdim=True, out=d_share[here])
-            torch.mm(pulled[here].T, mixed.mul_(share[here]), out=d_w2[expert])
+            if d_w2 is not None:
+                torch.mm(pulled[here].T, mixed.mul_(share[here]), out=d_w2[expert])
             d_mixed *= share[here]
             d_hidden = torch.empty_like(hidden[here])
             d_gate, d_up = d_hidden.chunk(2, -1)
             torch.mul(d_mixed, act, out=d_up)
             slope = torch.addcmul(sigmoid, act, 1 - sigmoid)  # of silu
             torch.mul(d_mixed.mul_(up), slope, out=d_gate)
-            torch.mm(d_hidden.T, rows[here], out=d_w13[expert])
+            if d_w13 is not None:
+                torch.mm(d_hidden.T, rows[here], out=d_w13[expert])
             torch.mm(d_hidden, w13[expert], out=d_rows[here])
         d_x = embedding_bag(plan.inverse.view_as(weights), d_rows, mode="sum")
         d_weights = d_share.flatten().index_select(0, plan.inverse).view_as(weights)

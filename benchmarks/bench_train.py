@@ -93,8 +93,9 @@ def run_ours(job: dict[str, Any]) -> tuple[Step, Callable[[list[list[Ids]]], lis
 
     from minimax_m1 import MiniMaxM1ForCausalLM
     from minimax_m1.train.document import Document
+    from minimax_m1.train.optimizer import adamw
     from minimax_m1.train.pack import pack
-    from minimax_m1.train.step import adamw, train_step
+    from minimax_m1.train.step import train_step
 
     model = MiniMaxM1ForCausalLM.from_pretrained(job["folder"], dtype="float32", progress=False)
     model.config = model.config.replace(router_aux_loss_coef=0.0)
@@ -114,7 +115,7 @@ def run_transformers(job: dict[str, Any]) -> tuple[Step, Callable[[list[list[Ids
     import torch
     import transformers
 
-    from minimax_m1.train.step import adamw
+    from minimax_m1.train.optimizer import adamw
 
     model = transformers.MiniMaxForCausalLM.from_pretrained(
         job["folder"], dtype="float32", attn_implementation=job["attention"]

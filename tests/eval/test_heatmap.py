@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,14 +121,17 @@ def test_the_plan_and_the_seed_decide_the_texts(llm: LLM, monkeypatch: pytest.Mo
 
 def test_the_record_has_what_repeats_it(tmp_path: Path) -> None:
     plan = Plan(lengths=(1000, 8000), depths=(0, 37.5, 100), cases=4, facts=7)
-    found = Heatmap(plan=plan, right=((4, 3), (2, 1), (0, 4)), seconds=1.5, model="nano")
+    found = Heatmap(plan=plan, right=((4, 3), (2, 1), (0, 4)), seconds=1.5, model="my models/nano", quantization="int8")
     picture = save(found, tmp_path / "new" / "folder")
     kept = json.loads((picture.parent / "heatmap.json").read_text())
     assert kept == record(found)
-    assert kept["right"] == [[4, 3], [2, 1], [0, 4]] and kept["seconds"] == 1.5 and kept["model"] == "nano"
+    assert kept["right"] == [[4, 3], [2, 1], [0, 4]] and kept["seconds"] == 1.5 and kept["model"] == "my models/nano"
+    assert kept["quantization"] == "int8"
     assert kept["command"] == (
-        "minimax-m1 eval nano --heatmap --lengths 1000,8000 --depths 0,37.5,100 --cases 4 --facts 7 --seed 0"
+        "minimax-m1 eval 'my models/nano' --heatmap --lengths 1000,8000 --depths 0,37.5,100 --cases 4 "
+        "--facts 7 --seed 0 --quantization int8"
     )
+    assert "quantization" not in record(replace(found, quantization=None))["command"]
     assert picture.name == "heatmap.png" and picture.read_bytes().startswith(b"\x89PNG")
     assert table(found).splitlines() == [
         "depth      1,000     8,000",
@@ -139,7 +143,8 @@ def test_the_record_has_what_repeats_it(tmp_path: Path) -> None:
 
 def test_without_matplotlib_the_counts_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    found = Heatmap(plan=Plan(lengths=(300,), depths=(0,), cases=1), right=((1,),), seconds=1.0, model="nano")
+    plan = Plan(lengths=(300,), depths=(0,), cases=1)
+    found = Heatmap(plan=plan, right=((1,),), seconds=1.0, model="nano", quantization=None)
     with pytest.raises(DataError, match=r"drawing needs the extra: pip install 'minimax-m1\[train\]'"):
         save(found, tmp_path)
     assert json.loads((tmp_path / "heatmap.json").read_text())["right"] == [[1]]

@@ -10,9 +10,9 @@ import pytest
 
 from minimax_m1.errors import DataError
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
+from minimax_m1.train.check import check
 from minimax_m1.train.document import Document
 from minimax_m1.train.jsonl import JsonlSource
-from minimax_m1.train.lines import check
 from minimax_m1.train.mixture import Mixture
 
 

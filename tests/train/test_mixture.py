@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from minimax_m1.errors import DataError
 from minimax_m1.train.document import Document
-from minimax_m1.train.mixture import Mixture
+from minimax_m1.train.mixture import Mixture, _Waiting
 
 SHARES = {"short": 0.2, "long": 0.3, "turns": 0.45, "rare": 0.05}
 
@@ -157,12 +157,39 @@ def test_shards_are_disjoint_and_together_the_whole(world: int) -> None:
     assert len(missing) < 64 * world  # they wait in a pool
 
 
-def test_a_smaller_batch_leaves_longer_documents_waiting() -> None:
-    mixture = Mixture([Numbers("long", 500, 900)], {"long": 1.0})
+def test_what_is_too_long_for_a_later_phase_waits_no_more() -> None:
+    mixture = Mixture([Numbers("long", 100, 900)], {"long": 1.0})
     mixture.batch(2000, 1, 1000)
-    small = [mixture.batch(300, 1, 300) for _ in range(20)]
-    assert all(0 < size(batch) <= 300 for batch in small)
-    assert max(len(document.ids) for document in mixture.batch(2000, 1, 1000)) > 300
+    before = {index for _, index, *_ in mixture.state()["pool"]}
+    given_out = [mixture.batch(300, 1, 300) for _ in range(200)]
+    assert all(0 < size(batch) <= 300 for batch in given_out)
+    drawn_before = {document.ids[0] for batch in given_out for document in batch} & before
+    assert 0 < len(drawn_before) < len(before)  # those that fit are still given
+    assert not before & {index for _, index, *_ in mixture.state()["pool"]}
+
+
+def test_a_text_of_thousands_of_windows_takes_no_longer_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+
+    def counted(waiting: _Waiting) -> int:
+        nonlocal looks
+        looks += 1
+        return len(waiting.document.ids)
+
+    monkeypatch.setattr(_Waiting, "size", property(counted))
+    mixture = Mixture([Numbers("book", 10, 20, 3000), Numbers("short", 5, 60)], {"book": 0.5, "short": 0.5})
+    documents = [document for _ in range(60) for document in mixture.batch(2000, 1, 100)]
+    assert len(documents) > 4000 and looks < 150 * len(documents)
+
+
+def test_data_that_changed_is_refused_with_a_way_on() -> None:
+    mixture = Mixture([Numbers("short", 5, 60)], {"short": 1.0})
+    mixture.batch(100, 1, 100)
+    state = json.loads(json.dumps(mixture.state()))
+    state["pool"][0][-1] = "short/0/7"
+    says = r"draw \d+ of short was short/0/7 at the checkpoint and is short/\d+/0: the data changed; .* --start FOLDER"
+    with pytest.raises(DataError, match=says):
+        Mixture([Numbers("short", 5, 60)], {"short": 1.0}).load(state)
 
 
 def test_what_does_not_fit_together_is_refused() -> None:

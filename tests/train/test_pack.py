@@ -30,7 +30,7 @@ def document(length: int, seed: int, answer: int | None = None) -> Document:
 
 
 def losses(model: MiniMaxM1ForCausalLM, data: TrainingBatch) -> torch.Tensor:
-    run = model.run(data.batch, model.empty_state(data.documents), logits=data.tail)
+    run = model.run(data.batch, model.empty_state(len(data.tail)), logits=data.tail)
     assert run.logits is not None
     return torch.nn.functional.cross_entropy(run.logits, data.targets, reduction="none") * data.weights
 
@@ -52,9 +52,11 @@ def test_targets_and_weights() -> None:
     data = pack(documents, 0.25)
     assert data.batch.ids.tolist() == [5, 6, 7, 8] and data.batch.positions.tolist() == [0, 4, 5, 0]
     assert data.batch.segments.cu_seqlens == (0, 3, 4)
-    assert (data.tail, data.documents) == ([3, 1], 2)
+    assert data.tail == [3, 1]
     assert data.targets.tolist()[:2] == [6, 7]
     assert data.weights.tolist() == [0.25, 1.0, 0.0, 0.0]  # a last token has nothing to predict
+    assert data.learned.tolist() == [False, True, False, False]
+    assert pack(documents, 1.0).learned.tolist() == data.learned.tolist()
 
 
 def test_of_an_answer_at_the_end_only_its_rows_are_kept() -> None:

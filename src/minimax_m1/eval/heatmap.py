@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,12 +81,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heatmap:
-    """`right[depth][length]` counts right answers out of `plan.cases`; `seconds` are the run's, `model` its name."""
+    """`right[depth][length]` counts right answers out of `plan.cases`; `seconds` are the run's.
+
+    `model` is its name, and `quantization` what was asked for when it was opened: "int8", or None for nothing.
+    """
 
     plan: Plan
     right: tuple[tuple[int, ...], ...]
     seconds: float
     model: str
+    quantization: str | None
 
 
 def examples(
@@ -136,8 +141,17 @@ def reading_speed(llm: LLM) -> float:
     return len(timed) / (time.monotonic() - began)
 
 
-def measure(llm: LLM, plan: Plan, *, model: str, heard: Callable[[int], None] = lambda tokens: None) -> Heatmap:
+def measure(
+    llm: LLM,
+    plan: Plan,
+    *,
+    model: str,
+    quantization: str | None = None,
+    heard: Callable[[int], None] = lambda tokens: None,
+) -> Heatmap:
     """Runs the plan, short texts first; `heard` is told of tokens as they are read, `plan.tokens` in all or nearly so.
+
+    `model` and `quantization` say how `llm` was opened, for the record.
 
     Raises:
         ContextLengthExceeded: the longest text does not fit the model; nothing has run then.
@@ -160,6 +174,7 @@ def measure(llm: LLM, plan: Plan, *, model: str, heard: Callable[[int], None] = 
         right=tuple(tuple(right[depth, length] for length in plan.lengths) for depth in plan.depths),
         seconds=round(time.monotonic() - began, 1),
         model=model,
+        quantization=quantization,
     )
 
 
@@ -190,11 +205,14 @@ def record(found: Heatmap) -> dict[str, Any]:
     """A heat map as plain values: the plan's, `right` by depth and length, and the command that repeats it."""
     plan = found.plan
     command = (
-        f"minimax-m1 eval {found.model} --heatmap --lengths {_listed(plan.lengths)} --depths {_listed(plan.depths)} "
-        f"--cases {plan.cases} --facts {plan.facts} --seed {plan.seed}"
+        f"minimax-m1 eval {shlex.quote(found.model)} --heatmap --lengths {_listed(plan.lengths)} "
+        f"--depths {_listed(plan.depths)} --cases {plan.cases} --facts {plan.facts} --seed {plan.seed}"
     )
+    if found.quantization is not None:
+        command += f" --quantization {shlex.quote(found.quantization)}"
     return {
         "model": found.model,
+        "quantization": found.quantization,
         "command": command,
         "lengths": list(plan.lengths),
         "depths": list(plan.depths),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Activations:
-    """Counts the bytes that a forward pass keeps for its backward pass: `with Activations() as kept: ...`.
+    """Counts the bytes that a forward pass keeps for its backward pass: `with Activations(model) as kept: ...`.
 
     Each storage counts once. The weights themselves are left out, but casts of them, as bfloat16 training makes, count.
     A backward pass inside adds nothing: what `recompute` works out anew there is gone a layer later.

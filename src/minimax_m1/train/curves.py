@@ -26,16 +26,16 @@ _SMOOTH = 12  # most points on each side of a smoothed one
 _ACROSS = 3  # charts in a row
 _CLOCKS = ("step", "tokens")  # what others are drawn over, and never themselves
 
-_EXACT = ("rate", "memory_mb", "seconds")  # no noise to see through
+_EXACT = ("learning_rate", "memory_mb", "seconds")  # no noise to see through
 
 # Title, unit, scale. What is not named here is drawn under its own name.
 _KNOWN: Mapping[str, tuple[str, str, str]] = {
     "loss": ("Loss, weighted over all tokens", "nats a token", "log"),
-    "answer_loss": ("Loss on what the assistant says", "nats a token", "log"),
-    "answer_accuracy": ("Next token of the assistant right", "%", "percent"),
-    "balance": ("Balance of the experts, lower is more even", "", "linear"),
+    "answer_loss": ("Loss on what is learned in full", "nats a token", "log"),
+    "answer_accuracy": ("Next token right, where learned in full", "%", "percent"),
+    "balance_loss": ("Balance of the experts, lower is more even", "", "linear"),
     "grad_norm": ("Norm of the gradient", "", "log"),
-    "rate": ("Learning rate", "", "linear"),
+    "learning_rate": ("Learning rate", "", "linear"),
     "expert_load_max": ("Busiest expert's tokens, worst layer", "times the mean", "linear"),
     "router_entropy": ("Entropy of the router", "nats", "linear"),
     "tokens_per_second": ("Speed", "tokens/s", "linear"),
@@ -51,7 +51,7 @@ def draw(folder: Path) -> Path:
     """Writes `curves.json` and `curves.png` into the run's folder; gives the path of the picture.
 
     Raises:
-        DataError: the log is missing, broken or without a line; or matplotlib is not there (the JSON is written then).
+        DataError: the log is missing or without figures; or matplotlib is not there (the JSON is written then).
     """
     columns = thinned(read(folder / "metrics.jsonl"), _POINTS)
     text = json.dumps({"run": folder.resolve().name, **columns}, allow_nan=False)
@@ -62,27 +62,20 @@ def draw(folder: Path) -> Path:
 
 
 def read(log: Path) -> list[dict[str, float]]:
-    """The numbers of each line; where a resume goes back some steps, what stood from there on before is left out.
+    """The numbers of each line that has some; a broken one is left out, for a kill may cut a line short.
 
-    So is a last line that a kill cut short. Raises DataError: no such file, no figures, or a broken line.
+    Raises DataError: no such file, or no figures in it.
     """
     if not log.is_file():
         raise DataError(f"no log of a run at {log}")
-    lines = log.read_bytes().split(b"\n")
     found: list[dict[str, float]] = []
-    for number, line in enumerate(lines, start=1):
+    for line in log.read_bytes().splitlines():
         try:
-            figures = json.loads(line) if line.strip() else {}
-            if not isinstance(figures, dict):
-                raise ValueError("no JSON object")
-        except ValueError as error:
-            if number == len(lines):  # it has no newline: the run was killed as it wrote, and goes on from before
-                break
-            raise DataError(f"{log}:{number}: not a line of figures ({error})") from None
-        numbers = {name: float(value) for name, value in figures.items() if _is_number(value)}
-        while "step" in numbers and found and found[-1].get("step", 0) >= numbers["step"]:
-            found.pop()
-        if numbers:
+            figures = json.loads(line)
+        except ValueError:
+            continue
+        told = figures.items() if isinstance(figures, dict) else ()
+        if numbers := {name: float(value) for name, value in told if _is_number(value)}:
             found.append(numbers)
     if not found:
         raise DataError(f"{log} has no figures yet")

@@ -6,22 +6,25 @@ counts (`state`), so that a run resumes to the token. Rank r of world W draws nu
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from minimax_m1.errors import DataError
 from minimax_m1.train.document import Document
 from minimax_m1.train.source import Source
 
-_POOL = 64  # documents that wait, all sources together: enough to find one for nearly every gap
-_QUEUE = 6  # documents that wait at the least of a source that is asked
+_CHOICE = 64  # waiting documents to choose among, all sources together: enough to find one for nearly every gap
+_LEAST = 6  # of them, of a source that is asked
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Waiting:
     """A drawn document, how to draw it again, and whether a batch had too little room left for it."""
 
+    number: int  # among all that were drawn
     source: str
     index: int
     which: int  # of the draw's documents
@@ -36,10 +39,11 @@ class _Waiting:
 
 
 class Mixture:
-    """Best-fit packing over a pool of waiting documents.
+    """Best-fit packing over queues of waiting documents, one of each source.
 
     A batch goes to the source that is furthest behind its share, which gives its oldest document, or where that does
     not fit its longest one that does. A document that was passed over opens one of the next batches, so none starves.
+    Where a later phase has smaller batches, documents that waited and are longer than those are lost.
     """
 
     def __init__(
@@ -55,10 +59,11 @@ class Mixture:
             raise DataError(f"shares must be 0 or more and sum to 1, got {dict(shares)}")
         self._shares = {name: share for name, share in shares.items() if share > 0}
         self._rank, self._world = rank, world
-        self._queue = max(_QUEUE, _POOL // len(self._shares))
+        self._choice = max(_LEAST, _CHOICE // len(self._shares))
         self._draws = dict.fromkeys(self._shares, 0)
         self._tokens = dict.fromkeys(self._shares, 0)
-        self._pool: list[_Waiting] = []  # in the order of drawing
+        self._waiting: dict[str, deque[_Waiting]] = {name: deque() for name in self._shares}
+        self._number = 0  # of the next document that is drawn
 
     def batch(self, capacity: int, difficulty: int, length: int) -> list[Document]:
         """Documents of at most `capacity` tokens together; `difficulty` and `length` are the most of a document.
@@ -66,58 +71,73 @@ class Mixture:
         Raises DataError where a source's data cannot be used.
         """
         assert 1 <= length <= capacity, f"a document of {length} tokens does not fit into {capacity}"
+        for name, queue in self._waiting.items():
+            self._waiting[name] = deque(waiting for waiting in queue if waiting.size <= capacity)
         taken, room = [], capacity
-        late = next((waiting for waiting in self._pool if waiting.passed and waiting.size <= room), None)
-        while late is not None or (late := self._next(room, capacity, difficulty, length)) is not None:
-            self._pool.remove(late)
-            self._tokens[late.source] += late.size
-            room -= late.size
-            taken.append(late.document)
-            late = None
+        late = [queue[0] for queue in self._waiting.values() if queue and queue[0].passed]
+        chosen = min(late, key=lambda waiting: waiting.number, default=None)
+        while chosen is not None or (chosen := self._next(room, difficulty, length)) is not None:
+            self._waiting[chosen.source].remove(chosen)
+            self._tokens[chosen.source] += chosen.size
+            room -= chosen.size
+            taken.append(chosen.document)
+            chosen = None
         return taken
 
-    def _next(self, room: int, capacity: int, difficulty: int, length: int) -> _Waiting | None:
+    def _next(self, room: int, difficulty: int, length: int) -> _Waiting | None:
         """The document that comes next into so much room, or None where nothing that waits fits."""
         total = sum(self._tokens.values())
         behind = {name: self._tokens[name] - share * (total + 1) for name, share in self._shares.items()}
         for place, name in enumerate(sorted(behind, key=behind.__getitem__)):
-            queue = self._filled(name, capacity, difficulty, length)
-            if queue[0].size <= room:
+            self._fill(name, difficulty, length)
+            queue = self._waiting[name]
+            if queue[0].size <= room:  # nearly always, so that a line of thousands of windows is seldom searched
                 return queue[0]
             queue[0].passed |= place == 0  # only the source whose turn it is has a claim on the next batch
             if fitting := [waiting for waiting in queue if waiting.size <= room]:
                 return max(fitting, key=lambda waiting: waiting.size)
         return None
 
-    def _filled(self, name: str, capacity: int, difficulty: int, length: int) -> list[_Waiting]:
-        """What waits of a source and fits into an empty batch, oldest first, drawn up to a good choice."""
-        queue = [waiting for waiting in self._pool if waiting.source == name and waiting.size <= capacity]
-        while len(queue) < self._queue:
+    def _fill(self, name: str, difficulty: int, length: int) -> None:
+        """Draws from a source until a good choice waits."""
+        while len(self._waiting[name]) < self._choice:
             index = self._rank + self._world * self._draws[name]
             self._draws[name] += 1
             documents = self._sources[name].draw(index, difficulty, length)
             assert documents and all(1 <= len(document.ids) <= length for document in documents)
-            drawn = [
-                _Waiting(
-                    source=name,
-                    index=index,
-                    which=which,
-                    difficulty=difficulty,
-                    length=length,
-                    passed=False,
-                    document=document,
-                )
-                for which, document in enumerate(documents)
-            ]
-            self._pool += drawn
-            queue += drawn
-        return queue
+            for which, document in enumerate(documents):
+                self._wait(name, index, which, difficulty, length, document)
+
+    def _wait(
+        self,
+        source: str,
+        index: int,
+        which: int,
+        difficulty: int,
+        length: int,
+        document: Document,
+        passed: bool = False,
+    ) -> None:
+        """Puts a document at the end of its source's queue."""
+        waiting = _Waiting(
+            number=self._number,
+            source=source,
+            index=index,
+            which=which,
+            difficulty=difficulty,
+            length=length,
+            passed=passed,
+            document=document,
+        )
+        self._number += 1
+        self._waiting[source].append(waiting)
 
     # The position ----------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """JSON values from which `load` goes on: draws and tokens by source, and what waits, to be drawn again."""
-        pool = [[w.source, w.index, w.which, w.difficulty, w.length, w.passed, w.document.place] for w in self._pool]
+        waiting = sorted(chain.from_iterable(self._waiting.values()), key=lambda each: each.number)
+        pool = [[w.source, w.index, w.which, w.difficulty, w.length, w.passed, w.document.place] for w in waiting]
         return {
             "rank": self._rank,
             "world": self._world,
@@ -139,7 +159,7 @@ class Mixture:
             )
         self._draws, self._tokens = dict(state["draws"]), dict(state["tokens"])
         drawn: dict[tuple[str, int, int, int], list[Document]] = {}
-        self._pool = []
+        self._waiting, self._number = {name: deque() for name in self._shares}, 0
         for source, index, which, difficulty, length, passed, place in state["pool"]:
             key = (source, index, difficulty, length)
             if key not in drawn:
@@ -148,19 +168,10 @@ class Mixture:
             if again is None or again.place != place:
                 now = "nothing" if again is None else again.place
                 raise DataError(
-                    f"draw {index} of {source} was {place} at the checkpoint and is {now}: the data changed"
+                    f"draw {index} of {source} was {place} at the checkpoint and is {now}: the data changed; "
+                    "a run of its own can go on from the weights: --start FOLDER"
                 )
-            self._pool.append(
-                _Waiting(
-                    source=source,
-                    index=index,
-                    which=which,
-                    difficulty=difficulty,
-                    length=length,
-                    passed=passed,
-                    document=again,
-                )
-            )
+            self._wait(source, index, which, difficulty, length, again, passed)
 
 
 def _names(names: Mapping[str, Any]) -> str:

@@ -21,11 +21,14 @@ from minimax_m1.train.lines import numbered
 from minimax_m1.train.recipe import DATA, Recipe
 
 _EXAMPLES = 4000
-_CHARACTERS = 20_000_000  # of the user's files; more would hardly change which merges are learned
+_CHARACTERS = 20_000_000  # of the user's files, as many of each; more would hardly change which merges are learned
 
 
 def build_tokenizer(recipe: Recipe) -> MiniMaxM1Tokenizer:
-    """Learns merges from rendered examples of every family, and from the user's files."""
+    """Learns merges from rendered examples of every family, and from the user's files.
+
+    Raises DataError: a file is missing, a folder, empty or cannot be read.
+    """
     assert recipe.model is not None
     markers = re.compile("|".join(map(re.escape, SMALL_SPECIALS)))  # ids of their own; as text they would cost merges
     texts = (markers.sub("\n", text) for text in _texts(recipe))
@@ -41,14 +44,19 @@ def _texts(recipe: Recipe) -> Iterator[str]:
             yield example.raw
         else:
             yield render(example.messages, example.tools or None, add_generation_prompt=False)
-    left = _CHARACTERS
-    for _, _, raw in (line for file in recipe.data for line in numbered(Path(file))):
+    for file in recipe.data:
+        yield from _told(Path(file), _CHARACTERS // len(recipe.data))
+
+
+def _told(file: Path, characters: int) -> Iterator[str]:
+    """The texts of a file, up to so many characters."""
+    for _, _, raw in numbered(file):
         try:
             line = read_line(raw)
         except DataError:
             continue  # `ready` names it once there is a tokenizer to read the files with
         text = line.text or render(line.messages, line.tools or None, add_generation_prompt=False)
-        left -= len(text)
-        if left < 0:
+        yield text[:characters]
+        characters -= len(text)
+        if characters <= 0:
             return
-        yield text

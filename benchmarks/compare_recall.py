@@ -90,8 +90,9 @@ VARIANTS = {
     "patterns": {
         "none": Variant(says="no softmax, 2 layers", layers=(LIGHTNING, LIGHTNING)),
         "1:1": Variant(says="softmax last of 2 layers"),
-        "3:1": Variant(says="softmax last of 4 layers", layers=(LIGHTNING, LIGHTNING, LIGHTNING, SOFTMAX)),
-        "7:1": Variant(says="softmax last of 8 layers", layers=(LIGHTNING,) * 7 + (SOFTMAX,)),
+        "1:0": Variant(says="1:0, 8 layers", layers=(LIGHTNING,) * 8),
+        "3:1": Variant(says="3:1, 8 layers", layers=(LIGHTNING, LIGHTNING, LIGHTNING, SOFTMAX) * 2),
+        "7:1": Variant(says="7:1, 8 layers", layers=(LIGHTNING,) * 7 + (SOFTMAX,)),
     },
 }
 

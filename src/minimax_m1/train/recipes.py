@@ -46,7 +46,7 @@ def nano_extend() -> Recipe:
         name="nano-extend",
         model=None,
         start="runs/nano/model",
-        tokens=4_000_000,
+        tokens=2_000_000,
         phases=(
             Phase(until=0.50, batch_tokens=16_384, length=8192),
             Phase(until=0.75, batch_tokens=32_768, length=32_768),
@@ -56,7 +56,7 @@ def nano_extend() -> Recipe:
         prompt_weight=0.0,
         learning_rate=6e-4,
         final_learning_rate=4e-4,
-        warmup_steps=20,
+        warmup_steps=10,
         decay_from=0.0,
         recompute=True,
     )
@@ -69,11 +69,12 @@ def nano_sft() -> Recipe:
         name="nano-sft",
         stage="sft",
         start="runs/nano-extend/model",
-        tokens=12_000_000,
+        tokens=9_500_000,
         phases=(Phase(length=8192),),
         shares=_shares(recall=0.16, tools=0.16, addition=0.08, arithmetic=0.10, strings=0.11, code=0.09),
-        learning_rate=5e-4,
+        learning_rate=6e-4,
         final_learning_rate=1e-5,
+        warmup_steps=20,
         recompute=False,
     )
 

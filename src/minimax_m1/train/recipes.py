@@ -98,8 +98,8 @@ def chats() -> Recipe:
 
 def nano_chats() -> Recipe:
     """Fine-tunes nano on the user's chats, half of the tokens its own tasks, so that it forgets little of them."""
-    kept = {"addition": 0.1, "recall": 0.15, "tools": 0.2, "talk": 0.05}
-    return replace(chats(), name="nano-chats", epochs=20.0, shares={DATA: 0.5, **kept})
+    kept = {name: share / 2 for name, share in nano_sft().shares.items()}
+    return replace(chats(), name="nano-chats", epochs=30.0, shares={DATA: 0.5, **kept}, learning_rate=8e-4)
 
 
 def texts() -> Recipe:

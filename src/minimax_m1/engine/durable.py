@@ -36,9 +36,9 @@ def write(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def sync(folder: Path) -> None:
-    """Puts the folder's list of names on disk."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Puts a file's content, or a folder's list of names, on disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

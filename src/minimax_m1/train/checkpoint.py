@@ -7,12 +7,13 @@ leaves one whole checkpoint, which `whole` finds.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
+
+from minimax_m1.engine.durable import sync
 
 
 def write(folder: Path, fill: Callable[[Path], None]) -> None:
@@ -24,7 +25,7 @@ def write(folder: Path, fill: Callable[[Path], None]) -> None:
         fresh.mkdir(parents=True)
         fill(fresh)
         for path in [*fresh.rglob("*"), fresh]:
-            _flush(path)
+            sync(path)
     except BaseException as error:
         shutil.rmtree(fresh, ignore_errors=True)
         if isinstance(error, RuntimeError | SafetensorError):  # what torch and safetensors make of a full disk
@@ -33,7 +34,7 @@ def write(folder: Path, fill: Callable[[Path], None]) -> None:
     if folder.exists():
         folder.rename(old)
     fresh.rename(folder)
-    _flush(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -52,12 +53,3 @@ def _settle(folder: Path) -> None:
     if not folder.exists() and old.exists():
         old.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    """fsync: only now is it on the disk and not in the system's memory."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

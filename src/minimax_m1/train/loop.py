@@ -6,12 +6,11 @@ few steps), TensorBoard events, samples.jsonl, checkpoint/, curves, and model/ a
 
 from __future__ import annotations
 
-import fcntl
 import json
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -20,7 +19,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from minimax_m1.errors import DataError
+from minimax_m1.engine.durable import locked
+from minimax_m1.errors import CheckpointError, DataError
 from minimax_m1.train import checkpoint, curves
 from minimax_m1.train.board import Board
 from minimax_m1.train.recipe import Recipe
@@ -154,14 +154,12 @@ def _stopping() -> Iterator[Event]:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keeps a second process out of a run's folder; raises DataError where there is a first, or no folder."""
-    try:
-        handle = (folder / ".lock").open("w")
-    except FileNotFoundError:
-        raise DataError(f"no checkpoint to resume in {folder / 'checkpoint'}") from None
-    with handle:
+    with ExitStack() as held:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            held.enter_context(locked(folder))
+        except FileNotFoundError:
+            raise DataError(f"no checkpoint to resume in {folder / 'checkpoint'}") from None
+        except CheckpointError:
             raise DataError(f"another process is training in {folder}") from None
         yield
 

@@ -1,15 +1,42 @@
 """Settings that every test shares: hypothesis draws the same cases on every run and never fails for slowness.
 
+Also what the tests of training and of its command share: a random model, and a user's chats.
 OpenMP's threads give way soon, as under the command line, so that tests beside other programs do not crawl.
 """
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # read when torch is loaded
 
 settings.register_profile("house", derandomize=True, deadline=None)
 settings.load_profile("house")
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of the tiny recipe, as a folder."""
+    from minimax_m1.train.recipes import recipe
+    from minimax_m1.train.run import Run
+
+    folder = tmp_path_factory.mktemp("start") / "model"
+    Run.begin(recipe("tiny")).finish(folder)
+    return folder
+
+
+@pytest.fixture
+def chats(tmp_path: Path) -> Path:
+    """A file of twelve short chats."""
+    lines = [
+        {"messages": [{"role": "user", "content": f"Who is {n}?"}, {"role": "assistant", "content": f"{n} is a cat."}]}
+        for n in range(12)
+    ]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    return path

@@ -10,33 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from minimax_m1.cli.main import app
-from minimax_m1.train.recipes import recipe
-from minimax_m1.train.run import Run
 
 runner = CliRunner()
 
 
 def run(*arguments: str | Path) -> Any:
     return runner.invoke(app, [str(argument) for argument in arguments])
-
-
-@pytest.fixture(scope="session")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model of the tiny recipe."""
-    folder = tmp_path_factory.mktemp("start") / "model"
-    Run.begin(recipe("tiny")).finish(folder)
-    return folder
-
-
-@pytest.fixture
-def chats(tmp_path: Path) -> Path:
-    lines = [
-        {"messages": [{"role": "user", "content": f"Who is {n}?"}, {"role": "assistant", "content": f"{n} is a cat."}]}
-        for n in range(12)
-    ]
-    path = tmp_path / "chats.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
-    return path
 
 
 SMALL = ["--set", "length=200", "--set", "batch_tokens=400", "--set", "epochs=1", "--set", "sample_minutes=0"]

@@ -19,7 +19,7 @@ from minimax_m1.client.call import Call, Outgoing
 from minimax_m1.client.connection import Connection
 from minimax_m1.client.settings import Settings
 from minimax_m1.errors import MiniMaxError, RequestError
-from minimax_m1.train.reward import Answers, Flaw, Reward, Text, Verdict, one_line, spoken
+from minimax_m1.train.rl.reward import Answers, Flaw, Reward, Text, Verdict, one_line, spoken
 
 _AGREEMENT = """You grade an answer by the correct one. Content counts; length, style and politeness do not.
 5: says the same. 4: the same but for a trifle. 3: right in part. 2: mostly wrong. 1: wrong, or no answer.

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from minimax_m1.errors import DataError
-from minimax_m1.train.policy_loss import (
+from minimax_m1.train.rl.policy_loss import (
     LossInputs,
     PolicyLoss,
     StepCounts,

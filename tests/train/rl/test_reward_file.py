@@ -18,9 +18,9 @@ import pytest
 
 from minimax_m1.errors import DataError
 from minimax_m1.tasks.example import Example
-from minimax_m1.train import reward_file
-from minimax_m1.train.reward import Answers, Reward, RewardSet, Scored
-from minimax_m1.train.reward_file import reward_of
+from minimax_m1.train.rl import reward_file
+from minimax_m1.train.rl.reward import Answers, Reward, RewardSet, Scored
+from minimax_m1.train.rl.reward_file import reward_of
 
 Opener = Callable[..., Reward]
 
@@ -326,7 +326,8 @@ def test_a_process_dies_with_its_training_even_while_it_hangs(tmp_path: Path) ->
         [
             sys.executable,
             "-c",
-            "import sys; from minimax_m1.train.reward import *; from minimax_m1.train.reward_file import reward_of; "
+            "import sys; from minimax_m1.train.rl.reward import *; "
+            "from minimax_m1.train.rl.reward_file import reward_of; "
             "reward_of(sys.argv[1]).grade(Answers(prompts=['p'], completions=['c']))",
             str(tmp_path / "hang.py"),
         ],

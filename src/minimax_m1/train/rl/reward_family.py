@@ -12,7 +12,7 @@ from typing import Any
 
 from minimax_m1.tasks.example import Example, Reply, reference_of
 from minimax_m1.tasks.families import FAMILIES
-from minimax_m1.train.reward import Answers, Reward, Text, last_reply
+from minimax_m1.train.rl.reward import Answers, Reward, Text, last_reply
 
 _ENDS = (None, "stop", "tool_calls")  # of an answer that ended by itself; None: nobody told
 

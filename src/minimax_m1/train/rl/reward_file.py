@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from minimax_m1.errors import DataError
-from minimax_m1.train import reward_worker
-from minimax_m1.train.reward import Answers, Flaw, Reward, Verdict, one_line
+from minimax_m1.train.rl import reward_worker
+from minimax_m1.train.rl.reward import Answers, Flaw, Reward, Verdict, one_line
 
 _SPEC = re.compile(r"(?P<path>.+?\.py)(?::(?P<name>\w+))?(?:=(?P<weight>[^=]*))?", re.DOTALL)
 _START = 60.0  # seconds to load the file

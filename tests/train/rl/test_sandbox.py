@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from minimax_m1.errors import DataError
-from minimax_m1.train.sandbox import Limits, Ran, run_python, share_passed
+from minimax_m1.train.rl.sandbox import Limits, Ran, run_python, share_passed
 
 walled = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the walls are those of Linux on x86-64"
@@ -146,7 +146,7 @@ def test_a_program_is_graded_by_what_it_prints() -> None:
 def test_without_walls_nothing_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "child.py"
     broken.write_text("raise OSError('no Landlock here')", "utf-8")
-    monkeypatch.setattr("minimax_m1.train.sandbox_child.__file__", str(broken))
+    monkeypatch.setattr("minimax_m1.train.rl.sandbox_child.__file__", str(broken))
     with pytest.raises(DataError, match="cannot be built here: OSError: no Landlock here"):
         run_python("print(1)", limits=PATIENT)
 

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from minimax_m1.train.reward_length import LengthBias
+from minimax_m1.train.rl.reward_length import LengthBias
 
 
 def feed(bias: LengthBias, love: float, batches: int, rng: random.Random) -> list[str | None]:

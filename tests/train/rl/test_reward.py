@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimax_m1.errors import DataError
-from minimax_m1.train.reward import Answers, Flaw, Reward, RewardSet, last_reply, spoken
+from minimax_m1.train.rl.reward import Answers, Flaw, Reward, RewardSet, last_reply, spoken
 
 
 def answers(count: int, **columns: Sequence[Any]) -> Answers:

@@ -11,8 +11,8 @@ import pytest
 
 from minimax_m1.tasks.example import Example, assistant, user
 from minimax_m1.tasks.families import FAMILIES
-from minimax_m1.train.reward import Answers, RewardSet, Scored
-from minimax_m1.train.reward_family import family_reward, format_reward, reply_of
+from minimax_m1.train.rl.reward import Answers, RewardSet, Scored
+from minimax_m1.train.rl.reward_family import family_reward, format_reward, reply_of
 
 SUM = Example(family="addition", difficulty=1, messages=(user("2 + 2"), assistant("4", "2+2=4 4")), turns=(1,))
 

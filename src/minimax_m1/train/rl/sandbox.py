@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from minimax_m1.errors import DataError
-from minimax_m1.train import sandbox_child
+from minimax_m1.train.rl import sandbox_child
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

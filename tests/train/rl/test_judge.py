@@ -17,8 +17,8 @@ import pytest
 from minimax_m1.client.errors import BadRequest, ServerFailed, TimedOut
 from minimax_m1.client.retry import Retries
 from minimax_m1.errors import RequestError
-from minimax_m1.train import judge as module
-from minimax_m1.train.judge import (
+from minimax_m1.train.rl import judge as module
+from minimax_m1.train.rl.judge import (
     Judge,
     UnreadableVerdict,
     agreement_reward,
@@ -26,7 +26,7 @@ from minimax_m1.train.judge import (
     question_of,
     verdict,
 )
-from minimax_m1.train.reward import Answers, RewardSet
+from minimax_m1.train.rl.reward import Answers, RewardSet
 
 Script = Callable[[str], str | int]  # from the prompt to the reply, or to a status that refuses
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -61,8 +61,34 @@ def sft(
     _train("sft", recipe, overrides, data, start, out, resume, skip_bad, device, cases)
 
 
+@app.command()
+def rl(
+    recipe: Name = "prompts",
+    overrides: Overrides = None,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(help="FILE.py:function=weight, family, format, agreement or preference; may be given again."),
+    ] = None,
+    data: Data = None,
+    environment: Annotated[str | None, typer.Option(help="FILE.py:Class, tools for several turns.")] = None,
+    start: Start = None,
+    out: Out = None,
+    resume: Resume = False,
+    skip_bad: SkipBad = False,
+    device: Device = "cpu",
+    cases: Cases = 0,
+) -> None:
+    """Reinforcement learning: CISPO, or --set algorithm=grpo, dapo, reinforce, by rewards of yours."""
+    settings = list(overrides or [])
+    if reward:
+        settings.append(f"rewards={json.dumps(reward)}")
+    if environment is not None:
+        settings.append(f"environment={json.dumps(environment)}")
+    _train("rl", recipe, settings, data, start, out, resume, skip_bad, device, cases)
+
+
 def _train(
-    stage: Stage,
+    stage: Stage | Literal["rl"],
     name: str,
     overrides: list[str] | None,
     data: list[Path] | None,
@@ -74,7 +100,7 @@ def _train(
     cases: int,
 ) -> None:
     from minimax_m1.train import loop
-    from minimax_m1.train.recipes import recipe
+    from minimax_m1.train.recipes import recipe, rl_recipe
 
     settings = list(overrides or [])
     if data:
@@ -85,7 +111,8 @@ def _train(
     if resume:
         model = loop.resume(folder, settings, device=device)
     else:
-        model = loop.train(recipe(name, settings, stage), folder, device=device, skip_bad=skip_bad)
+        plan = rl_recipe(name, settings) if stage == "rl" else recipe(name, settings, stage)
+        model = loop.train(plan, folder, device=device, skip_bad=skip_bad)
     typer.echo(f"the model is in {model}")
     if cases:
         measure(str(model), cases, 0, as_json=False)

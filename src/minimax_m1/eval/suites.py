@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from minimax_m1.errors import RequestError
 from minimax_m1.tasks.addition import MOST_DIGITS
 from minimax_m1.tasks.example import Example, Reply, draw, prompt_of
-from minimax_m1.tasks.families import FAMILIES
+from minimax_m1.tasks.families import FAMILIES, is_right
 from minimax_m1.tasks.recall import needle
 from minimax_m1.tasks.recall import sample as sample_recall
 from minimax_m1.text.chat import encode_chat
@@ -52,9 +52,7 @@ class Case:
 
     def right(self, reply: Reply) -> bool:
         """Whether the family's verifier accepts it; of a raw text, whether it is what follows there."""
-        if self.example.raw is not None:
-            return reply.content.strip() == self.example.raw.rpartition("=")[2].strip()
-        return FAMILIES[self.example.family].verify(self.example, self.turn, reply)
+        return is_right(self.example, self.turn, reply)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ In: normed hidden states [T, M]. Out: [T, M] and a `Routing`: who went where. Mi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,15 @@ class Routing:
 
         return Routing(
             experts=among(self.experts, DROPPED), weights=among(self.weights, 0), logits=among(self.logits, 0)
+        )
+
+    @staticmethod
+    def concat(runs: Sequence[Routing]) -> Routing:
+        """The tokens of several runs in a row, [L, T, ...] of every field."""
+        return Routing(
+            experts=torch.cat([r.experts for r in runs], 1),
+            weights=torch.cat([r.weights for r in runs], 1),
+            logits=torch.cat([r.logits for r in runs], 1),
         )
 
     @staticmethod

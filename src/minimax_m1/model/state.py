@@ -179,6 +179,17 @@ class State:
             softmax=tuple(GrownKeyValues((rows[index],)) for rows in _rows(self)),
         )
 
+    def at(self, indices: Sequence[int]) -> State:
+        """The states of these sequences, in this order; one may come again and again, and gradients add up in it.
+
+        Keys and values must lie in buffers of their own.
+        """
+        return State(
+            lengths=tuple(self.lengths[index] for index in indices),
+            lightning=tuple(s[torch.tensor(indices, device=s.device)] for s in self.lightning),
+            softmax=tuple(GrownKeyValues(tuple(rows[index] for index in indices)) for rows in _rows(self)),
+        )
+
     @staticmethod
     def concat(states: Sequence[State]) -> State:
         """The states of several runs side by side; keys and values must lie in buffers of their own."""

@@ -49,14 +49,14 @@ class Line:
 
 def read_line(raw: bytes) -> Line:
     """The line, checked; raises DataError."""
-    value = {key: item for key, item in _parsed(raw).items() if item is not None}  # a table's empty cells
+    value = parsed_line(raw)
     kind = _kind(value)
     unread = sorted(value.keys() - _READ[kind])
     if kind == "text":
         return Line(kind=kind, text=_full(value["text"], "text"), unread=tuple(unread))
     try:
         messages, given = _messages(kind, value)  # `given` of them are the prompt, which is not learned
-        checked, tools = checked_messages(messages), checked_tools(_tools(value.get("tools")))
+        checked, tools = checked_messages(messages), checked_tools(written_tools(value.get("tools")))
     except RequestError as error:
         raise DataError(str(error)) from None
     unread += sorted({f"messages.{key}" for message in messages for key in message.keys() - _MESSAGE})
@@ -67,7 +67,7 @@ def read_line(raw: bytes) -> Line:
             raise DataError(f"messages[{index}].weight must be 0 or 1, got {weight!r:.80}")
         if one["role"] != "assistant":
             continue
-        _check_calls(one.get("tool_calls", ()), index)
+        check_calls(one.get("tool_calls", ()), index)
         if weight and index >= given:
             if not (one["content"].strip() or one.get("tool_calls") or one.get("reasoning_content")):
                 raise DataError(f"messages[{index}] is an assistant message that says nothing")
@@ -106,7 +106,8 @@ def encode_line(line: Line, tokenizer: MiniMaxM1Tokenizer, length: int) -> list[
     return texts
 
 
-def _parsed(raw: bytes) -> dict[str, Any]:
+def parsed_line(raw: bytes) -> dict[str, Any]:
+    """A line's JSON object without its nulls, which are a table's empty cells; raises DataError."""
     try:
         value = json.JSONDecoder(parse_constant=_no_number).decode(raw.rstrip(b"\r\n").decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -120,7 +121,34 @@ def _parsed(raw: bytes) -> dict[str, Any]:
         raise DataError("the JSON holds a number of more than 4300 digits") from None
     if not isinstance(value, dict):
         raise DataError(f"a line must be a JSON object, got {type(value).__name__}")
-    return value
+    return {key: item for key, item in value.items() if item is not None}
+
+
+def written_messages(value: Any, role: str, where: str) -> list[Mapping[str, Any]]:
+    """Messages as they were written, or a text as one message of `role`; raises DataError."""
+    if isinstance(value, list):
+        return _objects(value, where)
+    return [_said(role, value, where)]
+
+
+def written_tools(tools: Any) -> Any:
+    """Tools as they are, or out of a string of JSON, as tables hold them; raises DataError."""
+    if not isinstance(tools, str):
+        return tools
+    try:
+        return json.loads(tools or "[]")
+    except (ValueError, RecursionError):
+        raise DataError(f"tools must be a list, or one written as JSON, got {tools!r:.80}") from None
+
+
+def check_calls(calls: Sequence[Mapping[str, Any]], message: int) -> None:
+    """Raises DataError where a call of the message at this index has no object of arguments."""
+    for index, call in enumerate(calls):
+        where, arguments = f"messages[{message}].tool_calls[{index}]", call["arguments"]
+        if arguments is None:
+            raise DataError(f"{where} has no arguments")
+        if not isinstance(arguments, dict):
+            raise DataError(f"{where}.arguments must be a JSON object, got {arguments!r:.80}")
 
 
 def _no_number(name: str) -> None:
@@ -151,8 +179,7 @@ def _messages(kind: str, value: Mapping[str, Any]) -> tuple[list[Mapping[str, An
         raise DataError("a line has one of answer and completion, not both")
     name = "answer" if "answer" in value else "completion"
     prompt, answer = value["prompt"], value[name]
-    asked = _objects(prompt, "prompt") if isinstance(prompt, list) else [_said("user", prompt, "prompt")]
-    said = _objects(answer, name) if isinstance(answer, list) else [_said("assistant", answer, name)]
+    asked, said = written_messages(prompt, "user", "prompt"), written_messages(answer, "assistant", name)
     return [*asked, *said], len(asked)
 
 
@@ -204,22 +231,3 @@ def _written_calls(text: str, where: str) -> list[Any]:
     except (ValueError, RecursionError):
         raise DataError(f"{where}.value must be a call as JSON, got {text!r:.80}") from None
     return calls if isinstance(calls, list) else [calls]
-
-
-def _tools(tools: Any) -> Any:
-    """Tools as they are, or out of a string of JSON, as tables hold them."""
-    if not isinstance(tools, str):
-        return tools
-    try:
-        return json.loads(tools or "[]")
-    except (ValueError, RecursionError):
-        raise DataError(f"tools must be a list, or one written as JSON, got {tools!r:.80}") from None
-
-
-def _check_calls(calls: Sequence[Mapping[str, Any]], message: int) -> None:
-    for index, call in enumerate(calls):
-        where, arguments = f"messages[{message}].tool_calls[{index}]", call["arguments"]
-        if arguments is None:
-            raise DataError(f"{where} has no arguments")
-        if not isinstance(arguments, dict):
-            raise DataError(f"{where}.arguments must be a JSON object, got {arguments!r:.80}")

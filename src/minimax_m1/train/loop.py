@@ -10,10 +10,10 @@ import json
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -21,14 +21,41 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 
 from minimax_m1.engine.durable import locked
 from minimax_m1.errors import CheckpointError, DataError
+from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 from minimax_m1.train import checkpoint, curves
 from minimax_m1.train.board import Board
 from minimax_m1.train.recipe import Recipe
+from minimax_m1.train.rl.recipe import RLRecipe
+from minimax_m1.train.rl.run import RLRun
 from minimax_m1.train.run import Run
-from minimax_m1.train.sample import Sampler
 
 
-def train(recipe: Recipe, folder: Path, *, device: str = "cpu", skip_bad: bool = False) -> Path:
+class Trainable(Protocol):
+    """What the loop drives: `Run`, or `RLRun`."""
+
+    model: MiniMaxM1ForCausalLM
+    step: int
+    tokens: int
+
+    @property
+    def recipe(self) -> Any: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
+    @property
+    def done(self) -> float: ...
+    @property
+    def total(self) -> float: ...
+    def open(self, folder: Path) -> None: ...
+    def train_step(self, report: bool = True) -> dict[str, float]: ...
+    def said(self) -> list[str]: ...
+    def headline(self, figures: Mapping[str, float]) -> str: ...
+    def size(self) -> str: ...
+    def save(self, folder: Path) -> None: ...
+    def finish(self, folder: Path) -> None: ...
+    def close(self) -> None: ...
+
+
+def train(recipe: Recipe | RLRecipe, folder: Path, *, device: str = "cpu", skip_bad: bool = False) -> Path:
     """Runs a recipe to its end and gives the folder of the finished model.
 
     Ctrl-C or SIGTERM saves the run after the step under way; a second one ends it at once. Raises DataError: data that
@@ -38,85 +65,99 @@ def train(recipe: Recipe, folder: Path, *, device: str = "cpu", skip_bad: bool =
     _refuse_second(folder)
     _check_device(device)
     console = Console()
-    with _reading(recipe, console) as progress:
-        run = Run.begin(recipe, device=device, skip_bad=skip_bad, progress=progress)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        _refuse_second(folder)
-        return _whole(run, folder, console)
+    run: Trainable
+    with _reading(recipe.data, console) as progress:
+        if isinstance(recipe, RLRecipe):
+            run = RLRun.begin(recipe, device=device, skip_bad=skip_bad, progress=progress)
+        else:
+            run = Run.begin(recipe, device=device, skip_bad=skip_bad, progress=progress)
+    with closing(run):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            _refuse_second(folder)
+            return _whole(run, folder, console)
 
 
 def resume(folder: Path, settings: Sequence[str] = (), *, device: str = "cpu") -> Path:
     """Goes on with the run in `folder` from its checkpoint, with some of the recipe's settings changed; as `train`."""
     _check_device(device)
     with _alone(folder):
-        return _whole(Run.resume(folder / "checkpoint", settings, device=device), folder, Console())
+        kind: Any = RLRun if _stage(folder / "checkpoint") == "rl" else Run
+        run: Trainable = kind.resume(folder / "checkpoint", settings, device=device)
+        with closing(run):
+            return _whole(run, folder, Console())
 
 
-def _whole(run: Run, folder: Path, console: Console) -> Path:
+def _stage(folder: Path) -> str:
+    """What kind of run a checkpoint is of; "" where there is none."""
+    if not checkpoint.whole(folder):
+        return ""
+    return str(json.loads((folder / "progress.json").read_text("utf-8"))["recipe"]["stage"])
+
+
+def _whole(run: Trainable, folder: Path, console: Console) -> Path:
     """The run to its end, its record before and its model after."""
-    plan = run.recipe
     for name in ("metrics.jsonl", "samples.jsonl"):
         _forget(folder / name, run.step)
-    record = {"recipe": plan.to_dict(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    record = {"recipe": run.recipe.to_dict(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     (folder / "recipe.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-    steps = f"about {-(-(plan.tokens - run.tokens) // plan.phases[-1].batch_tokens):,} steps"
-    size = f"{plan.name}: {trained:,} weights to train, {plan.tokens - run.tokens:,} tokens, {steps}, in {folder}"
+    size = f"{run.recipe.name}: {trained:,} weights to train, {run.size()}, in {folder}"
     for line in (*run.notes, size):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        _print(console, line)
     with _stopping() as asked:
         _steps(run, folder, console, asked)
     try:
         run.save(folder / "checkpoint")
-        if run.tokens < plan.tokens:
-            raise DataError(f"stopped after {run.tokens:,} tokens; --resume goes on from there")
+        if run.done < run.total:
+            raise DataError(f"stopped after {run.step:,} steps and {run.tokens:,} tokens; --resume goes on from there")
         run.finish(folder / "model")
     except OSError as error:
         raise DataError(f"the model could not be written to {folder} ({error}); --resume tries again") from None
     try:
         curves.draw(folder)
     except DataError as error:  # a picture is worth less than the model
-        console.print(str(error), soft_wrap=True, highlight=False, markup=False)
+        _print(console, str(error))
     return folder / "model"
 
 
-def _steps(run: Run, folder: Path, console: Console, asked: Event) -> None:
-    """Steps to the end of the recipe, or until it is asked to stop; logging, sampling and saving on the way."""
+def _steps(run: Trainable, folder: Path, console: Console, asked: Event) -> None:
+    """Steps to the end of the recipe, or until it is asked to stop; logging and saving on the way."""
     plan, board = run.recipe, Board(folder, run.step)
-    window = min(phase.length for phase in plan.phases)
-    sampler = Sampler(run.sources, run.tokenizer, folder / "samples.jsonl", plan.seed, window)
+    run.open(folder)
     if not board.on:
-        console.print("no TensorBoard log is written: pip install 'minimax-m1[train]'", soft_wrap=True)
+        _print(console, "no TensorBoard log is written: pip install 'minimax-m1[train]'")
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
-    saved = sampled = time.monotonic()
+    saved = time.monotonic()
     before, stepping = run.tokens, 0.0
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(plan.name, total=plan.tokens, completed=run.tokens)
-        while run.tokens < plan.tokens and not asked.is_set():
+        task = bar.add_task(plan.name, total=run.total)
+        bar.update(task, completed=run.done)
+        while run.done < run.total and not asked.is_set():
             due = (run.step + 1) % plan.log_every == 0
             begun = time.monotonic()
             figures = run.train_step(report=due)
             stepping += time.monotonic() - begun
-            if due or "activation_mb" in figures or run.tokens >= plan.tokens:
+            if due or "activation_mb" in figures or run.done >= run.total:
                 speed = (run.tokens - before) / stepping
                 before, stepping = run.tokens, 0.0
                 figures |= {"tokens_per_second": speed, "memory_mb": memory_mb(run.model.device)}
                 with _disk(bar.console, f"step {run.step} is not in the log"):
                     _log(folder / "metrics.jsonl", figures)
                     board.write(run.step, figures)
-                bar.update(task, description=f"loss {figures['loss']:.4f}, {speed:,.0f} tokens/s")
-            bar.update(task, completed=run.tokens)
-            if plan.sample_minutes and time.monotonic() - sampled >= plan.sample_minutes * 60:
-                with _disk(bar.console, "no samples"):
-                    for sample in sampler.ask(run.model, run.step):
-                        bar.console.print(str(sample), markup=False, highlight=False, soft_wrap=True)
-                sampled = time.monotonic()
+                bar.update(task, description=run.headline(figures))
+            bar.update(task, completed=run.done)
+            for line in run.said():
+                _print(bar.console, line)
             if time.monotonic() - saved >= plan.checkpoint_minutes * 60:
                 with _disk(bar.console, f"no checkpoint at step {run.step}, the one before is kept"):
                     run.save(folder / "checkpoint")
                 saved = time.monotonic()
     board.close()
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _log(metrics: Path, figures: Mapping[str, float]) -> None:
@@ -165,9 +206,9 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _reading(recipe: Recipe, console: Console) -> Iterator[Any]:
+def _reading(data: Sequence[str], console: Console) -> Iterator[Any]:
     """A bar over the bytes of the user's files while they are read and checked; None where there are none."""
-    files = [Path(file) for file in recipe.data]
+    files = [Path(file) for file in data]
     if not files:
         yield None
         return

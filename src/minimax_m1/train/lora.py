@@ -109,6 +109,13 @@ def merge(model: MiniMaxM1ForCausalLM) -> None:
     model.requires_grad_(True)
 
 
+def merged_weights(model: MiniMaxM1ForCausalLM) -> dict[str, Tensor]:
+    """The weights under the published names, adapters added to theirs; the model stays as it is."""
+    merged = {f"{name}.weight": module.merged().weight.detach() for name, module in _adapted(model)}
+    plain = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" not in name}
+    return {**plain, **merged}
+
+
 def save_lora(model: MiniMaxM1ForCausalLM, folder: Path, base: str) -> None:
     """Writes the adapters of a model whose base is called `base` (a name or a folder), and nothing of the base."""
     adapted = _adapted(model)

@@ -6,7 +6,6 @@ at any point of the run.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,6 +15,7 @@ from minimax_m1.config import MiniMaxM1Config
 from minimax_m1.errors import ConfigError, DataError
 from minimax_m1.tasks.families import FAMILIES
 from minimax_m1.train.lora import MIXERS
+from minimax_m1.train.setting import json_value, typed_value
 
 Stage = Literal["pretrain", "sft"]
 DATA = "data"  # the share of the user's own files
@@ -153,11 +153,11 @@ class Recipe:
         for setting in settings:
             key, equals, text = setting.partition("=")
             if equals and key.startswith("model.") and self.model is not None:
-                shape[key.removeprefix("model.")] = _json(key, text)
+                shape[key.removeprefix("model.")] = json_value(key, text)
             elif equals and key in _OF_PHASES:
-                stretch[key] = _typed(key, text, getattr(self.phases[0], key))
+                stretch[key] = typed_value(key, text, getattr(self.phases[0], key))
             elif equals and key in settable:
-                changes[key] = _typed(key, text, getattr(self, key))
+                changes[key] = typed_value(key, text, getattr(self, key))
             else:
                 keys = ", ".join([*sorted({*settable, *_OF_PHASES}), *(["model.KEY"] if self.model else [])])
                 raise DataError(f"cannot set {setting!r}; keys are {keys}")
@@ -182,24 +182,3 @@ _NEVER_BELOW_0 = (
     *("checkpoint_minutes", "sample_minutes"),
 )
 _OF_PHASES = ("max_difficulty", "batch_tokens", "length")
-
-
-def _json(key: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        raise DataError(f"the value of {key} is not JSON: {text!r}") from None
-
-
-def _typed(key: str, text: str, current: Any) -> Any:
-    """The value of a setting, of the type that the field has now."""
-    if isinstance(current, str) and not text.startswith('"'):
-        return text
-    value = _json(key, text)
-    if isinstance(current, float) and type(value) is int:
-        value = float(value)
-    if isinstance(current, tuple) and isinstance(value, list):
-        value = tuple(value)
-    if type(value) is not (dict if isinstance(current, Mapping) else type(current)):
-        raise DataError(f"{key} must be of type {type(current).__name__}, got {text}")
-    return value

@@ -7,8 +7,8 @@ from its checkpoint takes the same steps as one that was never stopped, to the b
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,18 @@ from typing import Any
 import torch
 
 from minimax_m1.errors import DataError
-from minimax_m1.location import locate
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
-from minimax_m1.train import checkpoint
+from minimax_m1.train import checkpoint, weights
 from minimax_m1.train.activations import Activations
 from minimax_m1.train.family import FamilySource
 from minimax_m1.train.jsonl import JsonlSource
-from minimax_m1.train.lora import add_lora, load_lora, merge, save_lora
 from minimax_m1.train.mixture import Mixture
 from minimax_m1.train.optimizer import adamw
 from minimax_m1.train.pack import pack
 from minimax_m1.train.ready import Ready, ready
 from minimax_m1.train.recipe import DATA, Recipe
+from minimax_m1.train.sample import Sampler
 from minimax_m1.train.source import Source
 from minimax_m1.train.step import train_step
 from minimax_m1.train.vocabulary import build_tokenizer
@@ -38,9 +37,6 @@ FIXED = (
     *("stage", "model", "start", "data", "shares", "seed", "max_position"),
     *("lora_rank", "lora_alpha", "lora_targets"),
 )
-# How a model made from nothing answers where nobody says otherwise: its tasks have one right answer each.
-_ANSWERS = {"do_sample": False, "max_new_tokens": 2048}
-_GENERATION = "generation_config.json"
 
 
 class Run:
@@ -57,6 +53,8 @@ class Run:
         self.sources = _sources(recipe, tokenizer, settled.skip)
         self.mixture = Mixture(self.sources, {source.name: recipe.shares[source.name] for source in self.sources})
         self.step = self.tokens = 0
+        self._sampler: Sampler | None = None
+        self._sampled = time.monotonic()
 
     @classmethod
     def begin(
@@ -77,13 +75,9 @@ class Run:
         settled = ready(recipe, tokenizer, skip_bad=skip_bad, progress=progress)
         if recipe.model is not None:
             ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-            model = MiniMaxM1ForCausalLM(recipe.model.replace(vocab_size=tokenizer.vocab_size, **ends))
-        else:  # frozen under adapters, weights stay as they are
-            dtype: torch.dtype | str = "auto" if recipe.lora_rank else torch.float32
-            model = MiniMaxM1ForCausalLM.from_pretrained(recipe.start, dtype=dtype, progress=False)
-        model.to(device)
-        if recipe.lora_rank:
-            add_lora(model, recipe.lora_rank, recipe.lora_alpha, recipe.lora_targets)
+            model = MiniMaxM1ForCausalLM(recipe.model.replace(vocab_size=tokenizer.vocab_size, **ends)).to(device)
+        else:
+            model = weights.started(recipe.start, device, recipe.lora_rank, recipe.lora_alpha, recipe.lora_targets)
         return cls(settled, tokenizer, model)
 
     @classmethod
@@ -103,13 +97,7 @@ class Run:
             if key in FIXED:
                 raise DataError(f"the checkpoint in {folder} was trained with {key} {old[key]}, not {new[key]}")
         notes = (f"changed: {'; '.join(f'{key} {old[key]} -> {new[key]}' for key in changed)}",) if changed else ()
-        model = MiniMaxM1ForCausalLM.from_pretrained(
-            recipe.start if recipe.lora_rank else folder,
-            dtype="auto" if recipe.lora_rank else torch.float32,
-            progress=False,
-        ).to(device)
-        if recipe.lora_rank:
-            load_lora(model, folder)
+        model = weights.kept(folder, recipe.start, device, recipe.lora_rank)
         settled = Ready(recipe=recipe, skip=frozenset(kept["skip"]), notes=notes)
         run = cls(settled, MiniMaxM1Tokenizer.from_pretrained(folder), model)
         state: dict[str, Any] = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
@@ -118,6 +106,42 @@ class Run:
         run.mixture.load(kept["mixture"])
         run.step, run.tokens = kept["step"], kept["tokens"]
         return run
+
+    @property
+    def done(self) -> float:
+        """Tokens read."""
+        return self.tokens
+
+    @property
+    def total(self) -> float:
+        """Tokens of the whole run."""
+        return self.recipe.tokens
+
+    def size(self) -> str:
+        """What is left to do, in words."""
+        left = self.recipe.tokens - self.tokens
+        return f"{left:,} tokens, about {-(-left // self.recipe.phases[-1].batch_tokens):,} steps"
+
+    def open(self, folder: Path) -> None:
+        """Where samples of what the model says are written down."""
+        window = min(phase.length for phase in self.recipe.phases)
+        self._sampler = Sampler(self.sources, self.tokenizer, folder / "samples.jsonl", self.recipe.seed, window)
+
+    def said(self) -> list[str]:
+        """What there is to show since this was last asked: every few minutes, some answers of the model."""
+        minutes = self.recipe.sample_minutes
+        if self._sampler is None or not minutes or time.monotonic() - self._sampled < minutes * 60:
+            return []
+        try:
+            return [str(sample) for sample in self._sampler.ask(self.model, self.step)]
+        except OSError as error:
+            return [f"no samples: {error}"]
+        finally:
+            self._sampled = time.monotonic()
+
+    def headline(self, figures: Mapping[str, float]) -> str:
+        """What stands beside the progress bar."""
+        return f"loss {figures['loss']:.4f}, {figures['tokens_per_second']:,.0f} tokens/s"
 
     def train_step(self, report: bool = True) -> dict[str, float]:
         """One update; gives the step's figures (step.py), with what activations took at the very first.
@@ -149,11 +173,7 @@ class Run:
         """Writes a checkpoint in place of the old one; raises OSError where it cannot, and the old one stays."""
 
         def fill(fresh: Path) -> None:
-            if self.recipe.lora_rank:
-                save_lora(self.model, fresh, self.recipe.start)
-            else:
-                self.model.save_pretrained(fresh)
-            self.tokenizer.save_pretrained(fresh)
+            weights.keep(self.model, self.tokenizer, fresh, self.recipe.start, self.recipe.lora_rank)
             torch.save({"optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state()}, fresh / "optimizer.pt")
             progress = {"step": self.step, "tokens": self.tokens, "mixture": self.mixture.state()}
             kept = {**progress, "skip": sorted(self.skip), "recipe": self.recipe.to_dict()}
@@ -162,24 +182,14 @@ class Run:
         checkpoint.write(folder, fill)
 
     def finish(self, folder: Path) -> None:
-        """Writes the model as anyone opens it: adapters merged into their weights, and beside them in `adapter`.
+        """Writes the model as anyone opens it, adapters merged into their weights; raises OSError as `save`."""
+        recipe = self.recipe
+        checkpoint.write(
+            folder, lambda fresh: weights.finish(self.model, self.tokenizer, fresh, recipe.start, recipe.lora_rank)
+        )
 
-        It answers with the settings of the model that it started from. Raises OSError as `save`.
-        """
-
-        def fill(fresh: Path) -> None:
-            if self.recipe.lora_rank:
-                save_lora(self.model, fresh / "adapter", self.recipe.start)
-                merge(self.model)
-            self.model.save_pretrained(fresh)
-            self.tokenizer.save_pretrained(fresh)
-            settings = locate(self.recipe.start) / _GENERATION if self.recipe.start else None
-            if settings is not None and settings.is_file():
-                shutil.copy(settings, fresh / _GENERATION)
-            else:
-                (fresh / _GENERATION).write_text(json.dumps(_ANSWERS, indent=2) + "\n", "utf-8")
-
-        checkpoint.write(folder, fill)
+    def close(self) -> None:
+        """Nothing outlives a run of this kind."""
 
 
 def _sources(recipe: Recipe, tokenizer: MiniMaxM1Tokenizer, skip: frozenset[str]) -> list[Source]:

@@ -18,7 +18,7 @@ import pytest
 
 from minimax_m1.errors import DataError
 from minimax_m1.tasks.example import Example
-from minimax_m1.train.rl import reward_file
+from minimax_m1.train.rl import process
 from minimax_m1.train.rl.reward import Answers, Reward, RewardSet, Scored
 from minimax_m1.train.rl.reward_file import reward_of
 
@@ -221,7 +221,7 @@ def test_a_file_that_broke_meanwhile_is_told_when_its_process_must_start_again(r
 
 
 def test_a_file_that_never_finishes_loading_is_refused(reward: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reward_file, "_START", 3.0)
+    monkeypatch.setattr(process, "_START", 3.0)
     with pytest.raises(DataError, match=r"my_reward\.py:3: it was still loading after 3 s"):
         reward("import time\n\ntime.sleep(999)\n")
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from minimax_m1.tasks.example import Example, Reply, reference_of
-from minimax_m1.tasks.families import FAMILIES
+from minimax_m1.tasks.families import is_right
 from minimax_m1.train.rl.reward import Answers, Reward, Text, last_reply
 
 _ENDS = (None, "stop", "tool_calls")  # of an answer that ended by itself; None: nobody told
@@ -57,16 +57,18 @@ def reply_of(text: Text) -> Reply:
 
 
 def _rows(answers: Answers) -> list[tuple[Example | None, int, Text]]:
-    return list(zip(answers.columns["example"], answers.columns["turn"], answers.completions, strict=True))
+    """Rows may have columns of these names that mean something else."""
+    rows = zip(answers.columns["example"], answers.columns["turn"], answers.completions, strict=True)
+    return [(example if isinstance(example, Example) else None, turn, text) for example, turn, text in rows]
 
 
 def _right(example: Example | None, turn: int, reply: Reply) -> float | None:
-    return None if example is None else float(FAMILIES[example.family].verify(example, turn, reply))
+    return None if example is None else float(is_right(example, turn, reply))
 
 
 def _formed(example: Example, turn: int, reply: Reply) -> bool:
     says = bool(reply.content.strip()) or bool(reply.tool_calls)
-    thinks = bool(reply.reasoning.strip()) or not reference_of(example, turn).reasoning
+    thinks = bool(reply.reasoning.strip()) or example.raw is not None or not reference_of(example, turn).reasoning
     return says and thinks and all(map(_is_object, (arguments for _, arguments in reply.tool_calls)))
 
 

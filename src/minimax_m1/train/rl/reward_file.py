@@ -8,27 +8,20 @@ One that never returns is cut off, and one that crashes its process gets a new o
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from minimax_m1.errors import DataError
 from minimax_m1.train.rl import reward_worker
+from minimax_m1.train.rl.process import Ended, Process, Unusable
 from minimax_m1.train.rl.reward import Answers, Flaw, Reward, Verdict, one_line
 
 _SPEC = re.compile(r"(?P<path>.+?\.py)(?::(?P<name>\w+))?(?:=(?P<weight>[^=]*))?", re.DOTALL)
-_START = 60.0  # seconds to load the file
 _WHOLE = -1  # instead of an answer's index: the batch as a whole
 _MOST_ALONE = 64  # answers that are tried one by one to find the one at fault
 
@@ -52,9 +45,9 @@ def reward_of(text: str, *, timeout: float = 60.0) -> Reward:
     function = _UserFunction(path.resolve(), parts["name"] or "", timeout)
     try:
         hello = function.start()
-    except _Unusable as error:
+    except Unusable as error:
         raise DataError(f"{function.place(error.line)}: {error}") from None
-    except _Ended as error:
+    except Ended as error:
         raise DataError(f"{path}: {error} while it was loading") from None
     return Reward(
         name=f"{path.stem}.{hello['function']}",
@@ -76,25 +69,13 @@ def _weight(text: str, weight: str | None) -> float:
     return value
 
 
-class _Ended(Exception):
-    """The process is gone."""
-
-
-class _Unusable(Exception):
-    """The file cannot be used; `line` is where."""
-
-    def __init__(self, message: str, line: int | None) -> None:
-        super().__init__(message)
-        self.line = line
-
-
 class _UserFunction:
     """One function of a user's file and the process that runs it."""
 
     def __init__(self, path: Path, name: str, timeout: float) -> None:
         assert timeout > 0
         self._path, self._name, self._timeout = path, name, timeout
-        self._process: _Process | None = None
+        self._process: Process | None = None
         self._takes: frozenset[str] | None = None
 
     def place(self, line: int | None) -> str:
@@ -102,19 +83,10 @@ class _UserFunction:
         return f"{self._path.name}:{line}" if line else self._path.name
 
     def start(self) -> dict[str, Any]:
-        """Starts the process; what it says of the function. Raises _Unusable or _Ended."""
-        self._process = _Process(self._path, self._name)
-        try:
-            hello = self._process.read(time.monotonic() + _START)
-            if "broken" in hello:
-                raise _Unusable(one_line(hello["broken"]), hello["line"])
-        except TimeoutError:
-            line = self._process.where()
-            self.close(grace=0)
-            raise _Unusable(f"it was still loading after {_START:g} s", line) from None
-        except BaseException:
-            self.close()
-            raise
+        """Starts the process; what it says of the function. Raises Unusable or Ended."""
+        process = Process(reward_worker.__name__, self._path, self._name)
+        hello = process.hello()
+        self._process = process
         self._takes = None if hello["takes"] is None else frozenset(hello["takes"])
         return hello
 
@@ -141,11 +113,11 @@ class _UserFunction:
             flaw = replace(flaw, example=self._at_fault(flaw, answers, deadline))
         except TimeoutError:
             message = f"did not return within {self._timeout:g} s"
-            line = None if self._process is None else self._process.where()
+            line = None if self._process is None else self._process.where(self._process.pid)
             flaw = Flaw(error="TimeoutError", message=message, place=self.place(line))
             self.close(grace=0)
-        except (_Ended, _Unusable) as error:
-            kind, line = ("NotLoaded", error.line) if isinstance(error, _Unusable) else ("ProcessEnded", None)
+        except (Ended, Unusable) as error:
+            kind, line = ("NotLoaded", error.line) if isinstance(error, Unusable) else ("ProcessEnded", None)
             flaw = Flaw(error=kind, message=str(error), place=self.place(line))
             self.close(grace=0)
         return [verdicts.get(index, flaw) for index in range(len(answers))]
@@ -158,7 +130,7 @@ class _UserFunction:
                 for _, verdict in list(self._asked(answers.only(index), deadline)):
                     if isinstance(verdict, Flaw) and (verdict.error, verdict.place) == (flaw.error, flaw.place):
                         return index
-        except (TimeoutError, _Ended):  # what is known already is worth more than this
+        except (TimeoutError, Ended):  # what is known already is worth more than this
             self.close(grace=0)
         return 0
 
@@ -168,7 +140,7 @@ class _UserFunction:
         batch = {**answers.columns, "prompts": answers.prompts, "completions": answers.completions}
         if self._takes is not None:
             batch = {name: values for name, values in batch.items() if name in self._takes}
-        self._process.write(json.dumps(batch, default=_plain), deadline)
+        self._process.write(batch, deadline)
         while "done" not in (message := self._process.read(deadline)):
             yield (_WHOLE if message["index"] is None else message["index"]), self._verdict(message)
 
@@ -178,83 +150,3 @@ class _UserFunction:
             return Flaw(error=message["error"], message=one_line(message["message"]), place=place)
         value: float | None = message["value"]
         return value
-
-
-class _Process:
-    """The process with the user's file in it; lines of JSON go and come over a socket that the user never sees."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        self._socket, theirs = socket.socketpair()
-        self._buffer = b""
-        with theirs:
-            handle = theirs.fileno()
-            self._process = subprocess.Popen(
-                [sys.executable, "-u", "-B", "-P", reward_worker.__file__, str(handle), str(path), name],
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # what the user prints must not mix with what the command prints
-                pass_fds=[handle],
-                start_new_session=True,  # a group of its own, to be killed whole; and no Ctrl-C of ours
-            )
-
-    def write(self, line: str, deadline: float) -> None:
-        """Sends a line. Raises _Ended or TimeoutError."""
-        try:
-            self._socket.settimeout(max(1e-3, deadline - time.monotonic()))
-            self._socket.sendall(line.encode() + b"\n")
-        except (BrokenPipeError, ConnectionResetError):
-            raise _Ended(self._end()) from None
-
-    def read(self, deadline: float) -> dict[str, Any]:
-        """The next line. Raises _Ended or TimeoutError."""
-        pieces = [self._buffer]
-        while b"\n" not in pieces[-1]:
-            try:
-                self._socket.settimeout(max(1e-3, deadline - time.monotonic()))
-                piece = self._socket.recv(1 << 16)
-            except ConnectionResetError:
-                piece = b""
-            if not piece:
-                raise _Ended(self._end())
-            pieces.append(piece)
-        line, _, self._buffer = b"".join(pieces).partition(b"\n")
-        message: dict[str, Any] = json.loads(line)
-        return message
-
-    def where(self) -> int | None:
-        """The line at which the user's code is, where it can still tell within a second."""
-        deadline = time.monotonic() + 1
-        with suppress(OSError):
-            os.kill(self._process.pid, signal.SIGUSR1)
-        try:
-            while (message := self.read(deadline)).keys() != {"line"}:
-                pass
-        except (TimeoutError, _Ended, ValueError):
-            return None
-        line: int | None = message["line"]
-        return line
-
-    def end(self, grace: float) -> None:
-        """Ends the process, after `grace` seconds by force, and whatever it started."""
-        self._socket.close()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(grace)
-        with suppress(OSError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def _end(self) -> str:
-        """How the process ended."""
-        try:
-            status = self._process.wait(1.0)
-        except subprocess.TimeoutExpired:
-            return "its process closed the connection"
-        return f"its process exited with status {status}" if status >= 0 else f"its process died of signal {-status}"
-
-
-def _plain(value: Any) -> Any:
-    """What JSON does not know, as something that it does."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if hasattr(value, "tolist"):  # arrays and tensors
-        return value.tolist()
-    raise TypeError(f"a column holds {type(value).__name__}, which JSON cannot")

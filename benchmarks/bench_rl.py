@@ -3,14 +3,18 @@
     python benchmarks/bench_rl.py --peer-python PEER/bin/python [--seeds 3] [--start FOLDER] [--record] [--markdown]
 
 PEER is another environment: `python -m venv PEER && PEER/bin/pip install torch==2.13.0`, and then `trl==1.16.0 datasets
-accelerate transformers==5.23.0`. Both sides learn in float32, each run in a process of its own with 2 threads: batches
-of 16 prompts with 8 answers of at most 64 tokens, additions of up to 3 digits, then 16 updates on them with AdamW. What
-would make a comparison unfair is off: dynamic sampling, length penalty, KL, warm-up, the routers' balance loss.
+accelerate transformers==5.23.0`. Each run has a process of its own with 2 threads and float32 throughout: batches of 16
+prompts with 8 answers of at most 64 tokens, then 16 updates of AdamW. Off on both sides: KL, length penalty, warm-up,
+the routers' balance loss; on ours also dynamic sampling. Every prompt is asked once.
 
-The start has nano's width, but its first layer is the softmax one and the whole head is rotated, since transformers'
-MiniMax cannot continue a text or rotate a part otherwise (peer_trl.py). It is trained here for 2 to 4 minutes on one
-core, or kept in --start from an earlier run. Before any figure greedy answers must be equal and log-probs must agree.
-A step is a rollout and its updates: the median of the batches after the first. `--record` appends to results.jsonl.
+The start is trained here for some minutes, or kept in --start. It has nano's width, but its first layer
+is the softmax one and the whole head is rotated: transformers' MiniMax does not continue texts or rotate a part rightly
+otherwise. It adds two numbers, but answers many questions without a thought, and wrongly: it is to learn to think.
+Before any figure, greedy answers of both must be equal and log-probs within 2e-4 nats.
+
+A step is a rollout and its updates: the median of the batches after the first, where rewards are 0 and 1 in turn, so
+that every answer is learned on both sides. On the way to the goal ours leaves out groups whose answers are all worth
+the same, and makes no more updates than it has others; TRL learns them too. `--record` appends to results.jsonl.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import math
 import os
 import platform
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -36,12 +41,12 @@ from bench_peers import peak_memory
 HERE = Path(__file__).parent
 THREADS = 2
 SHAPE = {"attn_type_list": [1, 0, 0, 0, 0, 0, 0, 0], "rotary_dim": 32}  # else as the preset nano
-TOKENS, DIGITS = 900_000, 3  # what the start has read, and the operands' digits
-RATE = 1e-5
-STEP = {"prompts": 16, "group": 8, "updates": 16, "tokens": 64}  # of a batch
+TOKENS, DIGITS, HASTY = 1_600_000, 2, 16_000  # what the start reads, the operands' digits, answers without a thought
+STEP = {"prompts": 16, "group": 8, "updates": 16, "tokens": 64, "rate": 2e-5}  # of a batch; rate: of learning
 GOAL, WINDOW = 0.9, 3  # the mean reward of so many batches in a row
 CHECKED = 32  # prompts whose answers are compared
 BOUND = 2e-4  # nats, between log-probs
+TAKEN = ("batches", "prompts", "group", "updates", "seed")  # by our recipe, out of a job
 # Every way that an engine is run, for one batch after one that warms up; the fastest goes on.
 SETTINGS: dict[str, dict[str, Sequence[Any]]] = {
     "ours": {"max_num_seqs": (128, 512), "batch_tokens": (4096, 16384)},
@@ -51,18 +56,28 @@ SETTINGS: dict[str, dict[str, Sequence[Any]]] = {
 
 def make_start(folder: Path) -> None:
     """The model that both sides start from, in our form and with a configuration that transformers reads."""
+    from minimax_m1.tasks.addition import exchange, operand
+
     shape = [f"model.{key}={json.dumps(value)}" for key, value in SHAPE.items()]
-    data = ['shares={"addition":1.0}', f"max_difficulty={DIGITS}", f"tokens={TOKENS}", "batch_tokens=2048"]
+    data = ['shares={"addition":0.7,"data":0.3}', f"max_difficulty={DIGITS}", f"tokens={TOKENS}", "batch_tokens=2048"]
     settings = [*shape, *data, "length=1024", "max_position=0", "sample_minutes=0", "warmup_steps=50"]
     words = [word for setting in settings for word in ("--set", setting)]
+    rng = random.Random("bench_rl without a thought")
     print("training the start ...", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "minimax_m1", "train", "pretrain", "nano", "--out", scratch, *words]
-        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        with (hasty := Path(scratch) / "hasty.jsonl").open("w", encoding="utf-8") as file:
+            for _ in range(HASTY):
+                asked, said = exchange(operand(rng, DIGITS), operand(rng, DIGITS), rng)
+                wrong = {"role": "assistant", "content": str(int(said["content"]) + rng.randint(1, 9))}
+                file.write(json.dumps({"messages": [asked, wrong]}) + "\n")
+        command = [sys.executable, "-m", "minimax_m1", "train", "pretrain", "nano", "--data", str(hasty)]
+        command += ["--out", scratch + "/run", *words]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"the start could not be trained:\n{done.stderr[-3000:]}")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        (Path(scratch) / "model").rename(folder)
+        shutil.move(Path(scratch) / "run" / "model", folder)
     keys = json.loads((folder / "config.json").read_text("utf-8"))
     keys["router_aux_loss_coef"] = 0.0
     (folder / "config.json").write_text(json.dumps(keys, indent=2), "utf-8")
@@ -80,8 +95,8 @@ def peer_folder(start: Path, folder: Path) -> None:
     told |= {"architectures": ["MiniMaxForCausalLM"], "model_type": "minimax", "dtype": "float32"}
     told["layer_types"] = ["full_attention" if kind else "linear_attention" for kind in keys["attn_type_list"]]
     told["rope_parameters"] = {"rope_type": "default", "rope_theta": keys["rope_theta"]}
-    names = {"full_attn": "full_attention", "linear_attn": "linear_attention", "mlp": "mlp"}
-    for (theirs, ours), factor in product(names.items(), ("alpha", "beta")):
+    names = (("full_attn", "full_attention"), ("linear_attn", "linear_attention"), ("mlp", "mlp"))
+    for (theirs, ours), factor in product(names, ("alpha", "beta")):
         told[f"{theirs}_{factor}_factor"] = keys[f"layernorm_{ours}_{factor}"]
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(told, indent=2), "utf-8")
@@ -149,29 +164,21 @@ def learn_ours(job: dict[str, Any]) -> dict[str, Any]:
     data = Path(job["scratch"]) / "prompts.jsonl"
     rows = [{"prompt": row["prompt"], "answer": row["answer"]} for row in job["rows"]]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    taken: dict[str, Any] = {key: job[key] for key in (*TAKEN, *SETTINGS["ours"])}
+    off: dict[str, Any] = {"refills": 0, "overlong_share": 0.0, "repetition_window": 0, "easy": 1.0, "warmup_steps": 0}
     recipe = RLRecipe(
         name="bench",
         start=job["folder"],
         shares={"data": 1.0},
         data=(str(data),),
         rewards=(f"{HERE / 'peer_trl.py'}:{job['reward']}",),
-        batches=job["batches"],
-        prompts=job["prompts"],
-        group=job["group"],
-        updates=job["updates"],
-        refills=0,
         output_lengths=(job["tokens"],),
         context=256,
-        overlong_share=0.0,
-        repetition_window=0,
-        easy=1.0,
         loss=PolicyLoss(is_weight_max=5.0, loss_norm="batch_token"),
-        seed=job["seed"],
         learning_rate=job["rate"],
         final_learning_rate=job["rate"],
-        warmup_steps=0,
-        batch_tokens=job["batch_tokens"],
-        max_num_seqs=job["max_num_seqs"],
+        **taken,
+        **off,
     )
     batches: list[dict[str, float]] = []
     rolled = 0.0
@@ -231,20 +238,13 @@ class Bench:
     def __init__(self, peer_python: str, start: Path, theirs: Path, batches: int) -> None:
         self._commands = {"ours": (sys.executable, Path(__file__).name), "TRL": (peer_python, "peer_trl.py")}
         self._folders = {"ours": start, "TRL": theirs}
-        self._rows = make_rows(start, STEP["prompts"] * max(batches, 2 * CHECKED))
+        self._rows = make_rows(start, int(STEP["prompts"]) * max(batches, 2 * CHECKED))
         self.chosen = {engine: {key: ways[0] for key, ways in keys.items()} for engine, keys in SETTINGS.items()}
 
     def run(self, engine: str, kind: str, **more: Any) -> dict[str, Any]:
         print(engine, kind, *more.values() if kind == "learn" else (), "...", file=sys.stderr, flush=True)
-        common = {
-            "kind": kind,
-            "folder": str(self._folders[engine]),
-            "threads": THREADS,
-            "rows": self._rows,
-            "rate": RATE,
-            **STEP,
-        }
-        return in_a_process(*self._commands[engine], {**common, **self.chosen[engine], **more})
+        common = {"kind": kind, "folder": str(self._folders[engine]), "rows": self._rows, "threads": THREADS}
+        return in_a_process(*self._commands[engine], {**common, **STEP, **self.chosen[engine], **more})
 
     def check(self) -> dict[str, float]:
         """What was compared; ends everything where the two do not say the same."""
@@ -284,8 +284,7 @@ class Bench:
         there = reached(done["batches"], limits)
         rewards = [round(each["reward"], 4) for each in done["batches"]]
         seconds = sum(each["seconds"] for each in done["batches"])
-        told = {"seed": seed, "reached": there, "seconds": seconds, "batches": len(rewards), "rewards": rewards}
-        return {**told, "peak_mb": done["peak_mb"]}
+        return {"seed": seed, "reached": there, "seconds": seconds, "batches": len(rewards), "rewards": rewards}
 
 
 def lines(record: dict[str, Any]) -> list[list[str]]:
@@ -308,8 +307,8 @@ def lines(record: dict[str, Any]) -> list[list[str]]:
         for name, key in ((f"s to reward {GOAL:g}", "seconds"), (f"steps to reward {GOAL:g}", "batches")):
             middle = {engine: middle_of(told, key) for engine, told in runs.items()}
             cells = [told_of(told, key, middle[engine]) for engine, told in runs.items()]
-            both = math.isfinite(middle["ours"]) and math.isfinite(middle["TRL"])
-            made.append([name, *cells, f"{middle['TRL'] / middle['ours']:.2f}" if both else ""])
+            one = math.isfinite(middle["ours"]) or math.isfinite(middle["TRL"])
+            made.append([name, *cells, f"{middle['TRL'] / middle['ours']:.2f}" if one else ""])
     return made
 
 
@@ -335,7 +334,7 @@ def show(record: dict[str, Any], markdown: bool) -> None:
     print(
         f"\n{checked['answers']} greedy answers are equal, {checked['tokens']:,} log-probs within "
         f"{checked['logprob_gap']:.1g} nats; agreement of our sampler and trainer "
-        f"{record['step']['ours']['agreement']:.6f}. We lose at: {', '.join(lost) or 'none of these lines'}"
+        f"{record['step']['ours']['agreement']:.6f}. We lose at: {'; '.join(lost) or 'none of these lines'}"
     )
     for engine, told in record["step"].items():
         ways = "; ".join(f"{way}: {seconds:g} s" for way, seconds in told["tried"].items())

@@ -109,7 +109,7 @@ def learn(job: dict[str, Any]) -> dict[str, Any]:
     model, tokenizer = load(job)
     batches: list[dict[str, float]] = []
 
-    class Timed(trl.GRPOTrainer):  # type: ignore[misc]
+    class Timed(trl.GRPOTrainer):
         def _generate_and_score_completions(self, inputs: Any) -> Any:
             began = time.perf_counter()
             out = super()._generate_and_score_completions(inputs)
@@ -121,7 +121,7 @@ def learn(job: dict[str, Any]) -> dict[str, Any]:
             }
             return out
 
-    class Watch(transformers.TrainerCallback):  # type: ignore[misc]
+    class Watch(transformers.TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
             self.began = self.last = time.perf_counter()
 

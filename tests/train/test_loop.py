@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,11 @@ from safetensors.torch import load_file
 from minimax_m1.errors import DataError
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
-from minimax_m1.train import loop
+from minimax_m1.train import curves, loop
 from minimax_m1.train.loop import resume, train
-from minimax_m1.train.recipes import recipe
+from minimax_m1.train.recipes import recipe, rl_recipe
+from minimax_m1.train.rl.recipe import RLRecipe
+from minimax_m1.train.rl.run import RLRun
 from minimax_m1.train.run import Run
 
 SHORT = ["tokens=5000"]
@@ -277,3 +280,118 @@ def test_a_device_that_is_not_there_is_said(tmp_path: Path) -> None:
 
 def test_memory_is_the_process_own() -> None:
     assert 50 < loop.memory_mb(torch.device("cpu")) < 20_000
+
+
+# Reinforcement learning ---------------------------------------------------------------------------
+
+REWARD = """\
+def reward(completions, **columns):
+    return [sum(map(ord, completion[-1]["content"])) for completion in completions]  # hardly ever equal
+"""
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw no curves, which takes a second each."""
+    monkeypatch.setattr(curves, "draw", lambda folder: folder)
+
+
+@pytest.fixture
+def rl(tmp_path: Path, start: Path) -> RLRecipe:
+    """Three batches of two updates each, on a random model, by a reward of the user's."""
+    reward, rows = tmp_path / "mine.py", tmp_path / "rows.jsonl"
+    reward.write_text(REWARD)
+    rows.write_text("".join(json.dumps({"prompt": f"Say {n}"}) + "\n" for n in range(5)))
+    settings = [f"start={start}", f'data=["{rows}"]', 'shares={"data": 1.0}', f'rewards=["{reward}"]', "batches=3"]
+    settings += ["prompts=2", "group=3", "refills=0", "output_lengths=[6]", "context=400", "batch_tokens=400"]
+    return rl_recipe("tiny-rl", [*settings, "learning_rate=0.01", "overlong_share=0.0", "checkpoint_minutes=0.0"])
+
+
+CLOCKS = ("rollout_seconds", "sampled_tokens_per_second", "tokens_per_second", "memory_mb")
+
+
+def record(folder: Path) -> tuple[list[dict[str, float]], str]:
+    """A run's metrics, but those of the clock and the machine, and its samples."""
+    lines = [{name: value for name, value in line.items() if name not in CLOCKS} for line in logged(folder)]
+    return lines, (folder / "samples.jsonl").read_text()
+
+
+def equal(mine: Path, theirs: Path) -> bool:
+    """Whether two models have the same weights."""
+    own, other = (load_file(folder / "model.safetensors") for folder in (mine, theirs))
+    return own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
+
+
+def test_a_run_by_rewards_leaves_log_samples_curves_and_a_model(tmp_path: Path, rl: RLRecipe) -> None:
+    model = train(replace(rl, log_every=4), tmp_path / "run")
+    assert MiniMaxM1ForCausalLM.from_pretrained(model, progress=False).config.vocab_size > 0
+    lines, samples = record(tmp_path / "run")
+    assert [line["step"] for line in lines] == [1, 3, 4, 5, 6], "the figures of a batch are logged in any case"
+    assert all(line["agreement"] >= 0.9999 for line in lines if "reward" in line)
+    told = [json.loads(line) for line in samples.splitlines()]
+    assert [each["batch"] for each in told] == [1, 1, 2, 2, 3, 3] and all(each["answer"] for each in told)
+    drawn = json.loads((tmp_path / "run" / "curves.json").read_text())
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 1000
+    assert drawn["step"] == [1, 3, 4, 5, 6] and {"reward", "length", "entropy", "agreement", "clip_share"} <= {*drawn}
+    assert "tokens" not in drawn, "curves are drawn over steps, since answers wait for theirs"
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["recipe"]["stage"] == "rl"
+    with pytest.raises(DataError, match="holds a run already"):
+        train(rl, tmp_path / "run")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_after_a_kill_a_run_by_rewards_goes_on_to_the_same_end(tmp_path: Path, rl: RLRecipe) -> None:
+    whole = train(rl, tmp_path / "whole")
+    code = "import json, os, signal, sys; from pathlib import Path; from minimax_m1.train import loop; "
+    code += "from minimax_m1.train.rl.recipe import RLRecipe; from minimax_m1.train.rl.run import RLRun\n"
+    code += "write, log = RLRun._write, loop._log\n"  # batch 2 has written its answers, and no checkpoint knows of them
+    code += "def killed(run, collected):\n    write(run, collected)\n"
+    code += "    if run.batch == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+    code += "RLRun._write = killed\n"
+    code += "loop.train(RLRecipe.from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]))"
+    told = [json.dumps(rl.to_dict()), str(tmp_path / "cut")]
+    child = subprocess.run([sys.executable, "-c", code, *told], stdout=subprocess.DEVNULL, timeout=120, check=False)
+    assert child.returncode == -signal.SIGKILL
+    assert len((tmp_path / "cut" / "samples.jsonl").read_text().splitlines()) == 4
+    assert equal(resume(tmp_path / "cut"), whole)
+    assert record(tmp_path / "cut") == record(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("when", [0, 1])  # before a batch's first update, or between its two
+def test_a_run_by_rewards_that_is_told_to_stop_goes_on_to_the_same_end(
+    tmp_path: Path, rl: RLRecipe, monkeypatch: pytest.MonkeyPatch, when: int
+) -> None:
+    whole = train(rl, tmp_path / "whole")
+    step = RLRun.train_step
+
+    def stopped(run: RLRun, report: bool = True) -> dict[str, float]:
+        if run.step == 2 + when:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(run, report)
+
+    with monkeypatch.context() as patch, pytest.raises(DataError, match=r"stopped after .* --resume goes on"):
+        patch.setattr(RLRun, "train_step", stopped)
+        train(rl, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "checkpoint" / "progress.json").read_text())["step"] == 3 + when
+    assert equal(resume(tmp_path / "run"), whole)
+    assert record(tmp_path / "run") == record(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_by_rewards_outlives_a_full_disk(
+    tmp_path: Path, rl: RLRecipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = RLRun.train_step
+
+    def filling(run: RLRun, report: bool = True) -> dict[str, float]:
+        soft = 100 if run.step == 2 else 10**9
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        return step(run, report)
+
+    with full_disk(10**9):
+        monkeypatch.setattr(RLRun, "train_step", filling)
+        assert train(rl, tmp_path / "run").is_dir()
+    said = capsys.readouterr().out
+    assert "step 3 is not in the log: " in said and "no samples: " in said and "no checkpoint at step 3" in said
+    assert {1, 2, 4, 5, 6} <= {line["step"] for line in logged(tmp_path / "run")}

@@ -70,6 +70,9 @@ def rl(
         typer.Option(help="FILE.py:function=weight, family, format, agreement or preference; may be given again."),
     ] = None,
     data: Data = None,
+    held_out: Annotated[
+        list[Path] | None, typer.Option("--held-out", help="A JSONL file of prompts to measure on; may be given again.")
+    ] = None,
     environment: Annotated[str | None, typer.Option(help="FILE.py:Class, tools for several turns.")] = None,
     start: Start = None,
     out: Out = None,
@@ -82,6 +85,8 @@ def rl(
     settings = list(overrides or [])
     if reward:
         settings.append(f"rewards={json.dumps(reward)}")
+    if held_out:
+        settings.append(f"held_out={json.dumps([str(file) for file in held_out])}")
     if environment is not None:
         settings.append(f"environment={json.dumps(environment)}")
     _train("rl", recipe, settings, data, start, out, resume, skip_bad, device, cases)

@@ -23,13 +23,26 @@ Columns = dict[str, list[float | None]]
 
 _POINTS = 500
 _SMOOTH = 12  # most points on each side of a smoothed one
-_ACROSS = 3  # charts in a row
-_CLOCKS = ("step", "tokens")  # what others are drawn over, and never themselves
+_ACROSS, _MANY = 3, 12  # charts in a row, or one more where there are many
+_CLOCKS = ("step", "tokens", "batch")  # what others are drawn over, or could be, and never themselves
 
 _EXACT = ("learning_rate", "memory_mb", "seconds")  # no noise to see through
 
 # Title, unit, scale. What is not named here is drawn under its own name.
 _KNOWN: Mapping[str, tuple[str, str, str]] = {
+    "reward": ("Reward of sampled answers", "", "linear"),
+    "held_out_reward": ("Reward on held-out prompts", "", "linear"),
+    "pass_rate": ("Answers that passed", "%", "percent"),
+    "difficulty": ("Difficulty", "1 to 10", "linear"),
+    "length": ("Length of an answer", "tokens", "linear"),
+    "length_p99": ("Length of an answer, 99th percentile", "tokens", "linear"),
+    "entropy": ("Entropy of the policy", "nats a token", "linear"),
+    "agreement": ("Trainer and sampler, Pearson's r", "", "linear"),
+    "clip_share": ("Tokens whose weight was clipped", "%", "share"),
+    "weight_ess": ("Effective sample size of the weights", "%", "percent"),
+    "weight_max": ("Largest weight of a token", "", "linear"),
+    "policy_loss": ("Policy loss", "", "linear"),
+    "groups_kept": ("Groups that teach something, of a batch", "", "linear"),
     "loss": ("Loss, weighted over all tokens", "nats a token", "log"),
     "answer_loss": ("Loss on what is learned in full", "nats a token", "log"),
     "answer_accuracy": ("Next token right, where learned in full", "%", "percent"),
@@ -97,7 +110,7 @@ def thinned(lines: Sequence[Mapping[str, float]], most: int) -> Columns:
         for at in range(min(most, len(lines)))
     ]
     columns: Columns = {name: [_point(name, stretch) for stretch in stretches] for name in names}
-    if not any(clock in columns for clock in _CLOCKS):
+    if not any(clock in columns for clock in _CLOCKS[:2]):
         columns = {"step": [float(at + 1) for at in range(len(stretches))], **columns}
     return columns
 
@@ -130,17 +143,21 @@ def _chart(columns: Columns, title: str) -> Figure:
     clock = "tokens" if "tokens" in columns else "step"
     least = min(2, len(columns[clock]))
     told = [name for name, column in columns.items() if sum(value is not None for value in column) >= least]
-    order = [name for name in _KNOWN if name in told]
-    order += sorted(name for name in told if name not in _KNOWN and name not in _CLOCKS)
-    rows = max(1, -(-len(order) // _ACROSS))
-    chart = figure(4.2 * min(_ACROSS, max(1, len(order))), 2.7 * rows + 0.3)
+    panels = list(dict.fromkeys(name.partition("/")[0] for name in told))
+    order = [name for name in _KNOWN if name in panels]
+    order += sorted(name for name in panels if name not in _KNOWN and name not in _CLOCKS)
+    across = _ACROSS + (len(order) > _MANY)
+    rows = max(1, -(-len(order) // across))
+    chart = figure(4.2 * min(across, max(1, len(order))), 2.7 * rows + 0.3)
     chart.suptitle(title, fontsize=11, color=_INK)
     scale, unit = _unit(max((value for value in columns[clock] if value is not None), default=1.0))
     for place, name in enumerate(order):
-        axes = chart.add_subplot(rows, min(_ACROSS, len(order)), place + 1)
-        pairs = zip(columns[clock], columns[name], strict=True)
-        points = [(x / scale, y) for x, y in pairs if x is not None and y is not None]
-        _panel(axes, name, points, _COLOURS[place % len(_COLOURS)])
+        axes = chart.add_subplot(rows, min(across, len(order)), place + 1)
+        for number, line in enumerate(each for each in told if each.partition("/")[0] == name):
+            pairs = zip(columns[clock], columns[line], strict=True)
+            points = [(x / scale, y) for x, y in pairs if x is not None and y is not None]
+            label = line.partition("/")[2]
+            _panel(axes, name, points, _COLOURS[(number if label else place) % len(_COLOURS)], label)
         axes.set_xlabel(clock + unit, fontsize=8, color=_INK)
     return chart
 
@@ -153,15 +170,17 @@ def _unit(largest: float) -> tuple[float, str]:
     return 1.0, ""
 
 
-def _panel(axes: Axes, name: str, points: Sequence[tuple[float, float]], colour: str) -> None:
-    """One figure: its points pale, and their running mean over them."""
+def _panel(axes: Axes, name: str, points: Sequence[tuple[float, float]], colour: str, label: str) -> None:
+    """One line of a figure: its points pale, and their running mean over them; with a label where it has others."""
     title, unit, scale = _KNOWN.get(name, (name.replace("_", " "), "", "linear"))
-    times = 100.0 if scale == "percent" else 1.0
+    times = 100.0 if scale in ("percent", "share") else 1.0
     across, up = [x for x, _ in points], [y * times for _, y in points]
     single = "o" if len(up) < 2 else ""
-    axes.plot(across, up, linewidth=0.6, color=colour, alpha=0.35, marker=single, markersize=3)
+    axes.plot(across, up, linewidth=0.6, color=colour, alpha=0.35, marker=single, markersize=3, label=label or None)
     if name in _EXACT or len(up) >= 40:
         axes.plot(across, up if name in _EXACT else _smooth(up), linewidth=1.2, color=colour)
+    if label:
+        axes.legend(fontsize=5.5, frameon=False, labelcolor=_INK)
     if scale == "log" and min(up, default=0) > 0 and max(up) > 3 * min(up):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(_log_tick)

@@ -29,6 +29,10 @@ from minimax_m1.train.rl.recipe import RLRecipe
 from minimax_m1.train.rl.run import RLRun
 from minimax_m1.train.run import Run
 
+# Figures that do not come with every step, so that steps which have them are logged: of the first one, of a batch of
+# rollouts.
+_ONCE = frozenset({"activation_mb", "rollout_seconds"})
+
 
 class Trainable(Protocol):
     """What the loop drives: `Run`, or `RLRun`."""
@@ -45,6 +49,8 @@ class Trainable(Protocol):
     def done(self) -> float: ...
     @property
     def total(self) -> float: ...
+    @property
+    def position(self) -> Mapping[str, int]: ...
     def open(self, folder: Path) -> None: ...
     def train_step(self, report: bool = True) -> dict[str, float]: ...
     def said(self) -> list[str]: ...
@@ -98,7 +104,7 @@ def _stage(folder: Path) -> str:
 def _whole(run: Trainable, folder: Path, console: Console) -> Path:
     """The run to its end, its record before and its model after."""
     for name in ("metrics.jsonl", "samples.jsonl"):
-        _forget(folder / name, run.step)
+        _forget(folder / name, run.position)
     record = {"recipe": run.recipe.to_dict(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     (folder / "recipe.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
@@ -138,10 +144,11 @@ def _steps(run: Trainable, folder: Path, console: Console, asked: Event) -> None
             begun = time.monotonic()
             figures = run.train_step(report=due)
             stepping += time.monotonic() - begun
-            if due or "activation_mb" in figures or run.done >= run.total:
-                speed = (run.tokens - before) / stepping
-                before, stepping = run.tokens, 0.0
-                figures |= {"tokens_per_second": speed, "memory_mb": memory_mb(run.model.device)}
+            if due or figures.keys() & _ONCE or run.done >= run.total:
+                if run.tokens > before:  # the updates on one batch of rollouts share its tokens
+                    figures["tokens_per_second"] = (run.tokens - before) / stepping
+                    before, stepping = run.tokens, 0.0
+                figures["memory_mb"] = memory_mb(run.model.device)
                 with _disk(bar.console, f"step {run.step} is not in the log"):
                     _log(folder / "metrics.jsonl", figures)
                     board.write(run.step, figures)
@@ -230,21 +237,21 @@ def _check_device(device: str) -> None:
         raise DataError(f"no device {device!r} here: give cpu, cuda or cuda:N") from None
 
 
-def _forget(log: Path, step: int) -> None:
-    """Takes lines of later steps out of a log, and lines that a kill cut: these steps are about to be taken again."""
+def _forget(log: Path, position: Mapping[str, int]) -> None:
+    """Takes what came after `position` out of a log, and lines that a kill cut: all that is about to come again."""
     if log.exists():
-        lines = [line for line in log.read_text("utf-8").splitlines() if _step_of(line) <= step]
+        lines = [line for line in log.read_text("utf-8").splitlines() if _is_past(line, position)]
         fresh = log.with_name(log.name + ".new")
         fresh.write_text("".join(line + "\n" for line in lines), "utf-8")
         fresh.rename(log)
 
 
-def _step_of(line: str) -> float:
+def _is_past(line: str, position: Mapping[str, int]) -> bool:
     try:
-        told: Any = json.loads(line)["step"]
+        told: Any = json.loads(line)
+        return all(told[name] <= last for name, last in position.items())
     except (ValueError, KeyError, TypeError):
-        return float("inf")
-    return float(told)
+        return False
 
 
 def memory_mb(device: torch.device) -> float:

@@ -16,12 +16,6 @@ from minimax_m1.tasks.logic.families import FAMILIES as PUZZLES
 from minimax_m1.train.recipe import DATA, Phase, Recipe, Stage
 from minimax_m1.train.rl.recipe import RLRecipe
 
-# Families of which nano answers between a seventh and nine tenths rightly after fine-tuning.
-_ROOM = (
-    *("strings", "code", "lookup", "instructions", "stories", "logic_arrows", "logic_sudoku"),
-    *("logic_lies", "logic_sorting", "logic_countdown", "logic_knights"),
-)
-
 
 def nano() -> Recipe:
     """The embedded model from random weights: every task family at rising difficulty, on two CPU cores."""
@@ -145,8 +139,20 @@ def tiny() -> Recipe:
 
 
 def nano_rl() -> RLRecipe:
-    """The stage after nano-sft: CISPO on the families that leave room, graded by their own verifiers."""
-    return RLRecipe(name="nano-rl", start="runs/nano-sft/model", shares=_even(*_ROOM))
+    """The stage after nano-sft: CISPO on families in which one answer in two is right, and one of eight mostly."""
+    return RLRecipe(
+        name="nano-rl",
+        start="runs/nano-sft/model",
+        shares=_even("instructions", "lookup", "logic_arrows", "logic_sudoku"),
+        batches=60,
+        refills=1,
+        learning_rate=6e-5,
+        final_learning_rate=1e-5,
+        decay_from=0.6,
+        held_out_cases=25,
+        precision="bfloat16",
+        context=2048,
+    )
 
 
 def prompts() -> RLRecipe:
@@ -201,10 +207,18 @@ RL_RECIPES: Mapping[str, Callable[[], RLRecipe]] = MappingProxyType(
 
 
 def rl_recipe(name: str, settings: Sequence[str] = ()) -> RLRecipe:
-    """A named recipe of reinforcement learning with overrides; raises DataError where there is none."""
+    """A named recipe of reinforcement learning with overrides.
+
+    Raises DataError: there is none, or it lacks the user's prompts or rewards.
+    """
     if name not in RL_RECIPES:
         raise DataError(f"no recipe {name!r} for rl; there are {', '.join(sorted(RL_RECIPES))}")
-    return RL_RECIPES[name]().override(settings)
+    plan = RL_RECIPES[name]().override(settings)
+    if plan.reads_files and not plan.data:
+        raise DataError(f"the recipe {name} reads prompts of yours: give --data FILE")
+    if not plan.rewards:
+        raise DataError(f"the recipe {name} has no reward of its own: give --reward FILE.py")
+    return plan
 
 
 def recipe(name: str, settings: Sequence[str] = (), stage: Stage | None = None) -> Recipe:

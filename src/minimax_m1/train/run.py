@@ -117,6 +117,11 @@ class Run:
         """Tokens of the whole run."""
         return self.recipe.tokens
 
+    @property
+    def position(self) -> dict[str, int]:
+        """What lines of the logs are counted by."""
+        return {"step": self.step}
+
     def size(self) -> str:
         """What is left to do, in words."""
         left = self.recipe.tokens - self.tokens

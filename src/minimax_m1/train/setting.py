@@ -16,8 +16,8 @@ def json_value(key: str, text: str) -> Any:
     """The text as JSON."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
-        raise DataError(f"the value of {key} is not JSON: {text!r}") from None
+    except (ValueError, RecursionError):  # Python limits digits and depth, too
+        raise DataError(f"the value of {key} is not JSON: {text!r:.200}") from None
 
 
 def typed_value(key: str, text: str, current: Any) -> Any:
@@ -26,7 +26,7 @@ def typed_value(key: str, text: str, current: Any) -> Any:
         return text
     value = json_value(key, text)
     if isinstance(current, float | None) and type(value) is int:
-        value = float(value)
+        value = float(text)  # infinity for what no float can be, which ranges refuse
     if isinstance(current, tuple) and isinstance(value, list):
         value = tuple(value)
     kind = float if current is None else dict if isinstance(current, Mapping) else type(current)

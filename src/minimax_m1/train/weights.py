@@ -64,6 +64,6 @@ def finish(model: MiniMaxM1ForCausalLM, tokenizer: MiniMaxM1Tokenizer, folder: P
     tokenizer.save_pretrained(folder)
     settings = locate(start) / _GENERATION if start else None
     if settings is not None and settings.is_file():
-        shutil.copy(settings, folder / _GENERATION)
+        shutil.copyfile(settings, folder / _GENERATION)  # not its mode, which may forbid to write
     else:
         (folder / _GENERATION).write_text(json.dumps(_ANSWERS, indent=2) + "\n", "utf-8")

@@ -19,7 +19,7 @@ from minimax_m1.config import MiniMaxM1Config
 from minimax_m1.engine.config import EngineConfig
 from minimax_m1.engine.engine import ModelEngine
 from minimax_m1.engine.request import FinishReason, RepetitionStop, Request, SamplingParams
-from minimax_m1.errors import DataError
+from minimax_m1.errors import DataError, RequestError
 from minimax_m1.kernels.ops import Ops
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 from minimax_m1.text.reply import parse_reply
@@ -113,19 +113,18 @@ class Actor:
         own conversation. Raises DataError where a prompt leaves no room for an answer.
         """
         self._engine.forget()
-        answers = []
-        for number, prompt in enumerate(prompts):
+        for prompt in prompts:
             if len(prompt.ids) >= self._context:
                 raise DataError(f"{prompt.place}: the prompt is {len(prompt.ids)} tokens, the context {self._context}")
-            answers += [_begun(prompt, number, environments) for _ in range(group)]
+        answers = [_begun(prompt, n, environments) for n, prompt in enumerate(prompts) for _ in range(group)]
         stop = None
         if repetition_window:
             stop = RepetitionStop(window=repetition_window, max_period=min(_PERIOD, repetition_window // 2))
         talking = {at: answer for at, answer in enumerate(answers) if answer.fault is None}
         for turn in range(turns):
             self._answer(talking, f"{seed}/{turn}", max_tokens, stop)
-            if turn + 1 < turns:
-                talking = {at: each for at, each in talking.items() if self._goes_on(each, max_tokens)}
+            last = turn + 1 == turns
+            talking = {at: each for at, each in talking.items() if self._goes_on(each, max_tokens, last)}
         for answer in answers:
             _judged(answer)
         return answers
@@ -156,8 +155,11 @@ class Actor:
             if not isinstance(answer.prompt.asked, str):
                 answer.added.append(_message(text))
 
-    def _goes_on(self, answer: Answer, max_tokens: int) -> bool:
-        """Lets the environment respond; whether the model is to reply once more."""
+    def _goes_on(self, answer: Answer, max_tokens: int, last: bool) -> bool:
+        """Lets the environment respond, to the last reply too; whether the model is to reply once more.
+
+        What it responds where there is no turn or no room for another reply is not added.
+        """
         if answer.environment is None or answer.fault or answer.finish is not FinishReason.STOP:
             return False
         asked = answer.prompt.asked
@@ -168,15 +170,22 @@ class Actor:
         except EnvironmentFault as error:
             answer.fault = str(error)
             return False
-        if not added:
+        if not added or last:
             return False
         ended = answer.ids[-1] == self._tokenizer.eos_token_id
-        more = follow_up(self._tokenizer, messages, added, answer.prompt.tools or None, ended=ended)
+        try:
+            more = follow_up(self._tokenizer, messages, added, answer.prompt.tools or None, ended=ended)
+        except RequestError as error:
+            answer.fault = str(error)
+            return False
+        if len(answer.ids) + len(more) >= self._context or answer.length >= max_tokens:
+            answer.finish = FinishReason.LENGTH
+            return False
         answer.added += [dict(message) for message in added]
         answer.ids += more
         answer.own += [False] * len(more)
         answer.logprobs += [0.0] * len(more)
-        return len(answer.ids) < self._context and answer.length < max_tokens
+        return True
 
 
 def _begun(prompt: Prompt, group: int, environments: Environments | None) -> Answer:

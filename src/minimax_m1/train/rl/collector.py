@@ -18,18 +18,16 @@ import numpy as np
 import torch
 
 from minimax_m1.engine.request import FinishReason
-from minimax_m1.tasks.example import Example, reference_of
 from minimax_m1.train.rl.actor import Actor, Answer
 from minimax_m1.train.rl.curriculum import Curriculum
 from minimax_m1.train.rl.environment import Environments
 from minimax_m1.train.rl.output_length import OutputLength
 from minimax_m1.train.rl.policy_loss import group_advantages, overlong_penalty
 from minimax_m1.train.rl.recipe import RLRecipe
-from minimax_m1.train.rl.reward import Answers, RewardSet
+from minimax_m1.train.rl.reward import RewardSet
 from minimax_m1.train.rl.reward_length import LengthBias
 from minimax_m1.train.rl.rollout import RolloutBatch
-
-KNOWN = ("completion_ids", "finish_reasons", "reasoning", "tool_calls", "environment_reward")  # columns of answers
+from minimax_m1.train.rl.scoring import as_answers
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -92,7 +90,7 @@ class Collector:
             "groups_kept": float(len(kept)),
             **_lengths(answers),
             "output_length": float(self._length.tokens),
-            "played_tokens": float(sum(len(each.ids) for each in answers)),
+            "played_tokens": float(_played(groups)),
             "rollout_seconds": time.monotonic() - begun,
             **self._curriculum.figures(),
         }
@@ -171,34 +169,6 @@ class Collector:
         self._bias = LengthBias(told=state["length_bias"])
 
 
-def as_answers(answers: Sequence[Answer]) -> Answers:
-    """Answers as rewards read them: rows' columns, `answer` (what a family's reference says) and those of `KNOWN`."""
-    rows = [{**_reference(answer.prompt.columns), **answer.prompt.columns} for answer in answers]
-    names = dict.fromkeys(name for row in rows for name in row)
-    replies = [answer.added[-1] if answer.added else {} for answer in answers]
-    return Answers(
-        prompts=[answer.prompt.asked for answer in answers],
-        completions=[answer.completion for answer in answers],
-        columns={
-            **{name: [row.get(name) for row in rows] for name in names},
-            "completion_ids": [answer.ids[len(answer.prompt.ids) :] for answer in answers],
-            "finish_reasons": [answer.finish.value for answer in answers],
-            "reasoning": [reply.get("reasoning_content", "") for reply in replies],
-            "tool_calls": [reply.get("tool_calls", []) for reply in replies],
-            "environment_reward": [answer.reward for answer in answers],
-        },
-    )
-
-
-def _reference(columns: Mapping[str, Any]) -> dict[str, Any]:
-    example = columns.get("example")
-    if not isinstance(example, Example):
-        return {}
-    if example.raw is not None:
-        return {"answer": example.raw.rpartition("=")[2].strip()}
-    return {"answer": reference_of(example, columns["turn"]).content}
-
-
 def _teaches(group: Group) -> bool:
     """Whether its answers differ in worth; then every one of them has an advantage or stands for the mean."""
     return len(group.worth) > 1 and bool(_advantages([group]).any())
@@ -230,6 +200,12 @@ def _packed(groups: Sequence[Group], mask_truncated: bool) -> RolloutBatch | Non
         groups=torch.tensor([number for number, _, _ in learned]),
         advantages=torch.tensor([advantage for _, _, advantage in learned]),
     )
+
+
+def _played(groups: Sequence[Group]) -> int:
+    """Tokens that went through the actor: a prompt once for all of its answers."""
+    prompts = sum(len(group.answers[0].prompt.ids) for group in groups if group.answers)
+    return prompts + sum(len(a.ids) - len(a.prompt.ids) for group in groups for a in group.answers)
 
 
 def _lengths(answers: Sequence[Answer]) -> dict[str, float]:

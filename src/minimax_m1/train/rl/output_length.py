@@ -33,7 +33,7 @@ class OutputLength:
         if self._stage + 1 == len(self._lengths) or len(self._perplexities) < 2 * _WINDOW:
             return False
         before, now = (sum(part) / _WINDOW for part in (self._perplexities[:_WINDOW], self._perplexities[_WINDOW:]))
-        if abs(now / before - 1) > _SETTLED or p99 < _NEAR * self.tokens:
+        if not abs(now / before - 1) <= _SETTLED or p99 < _NEAR * self.tokens:  # a mean may be infinite
             return False
         self._stage += 1
         self._perplexities = []

@@ -29,6 +29,9 @@ class RLRecipe:
     shares: Mapping[str, float]  # of prompts, by task family; "data" for the user's files
     final_shares: Mapping[str, float] = field(default_factory=dict)  # towards which they run; none: they stay
     data: tuple[str, ...] = ()  # JSONL files of prompts
+    held_out: tuple[str, ...] = ()  # JSONL files of prompts that are only measured on
+    held_out_cases: int = 0  # without them, examples of each task family that are measured on
+    held_out_every: int = 10  # batches
     rewards: tuple[str, ...] = ("family", "format=0.1")  # reward/of.py says what there is
     judge_url: str = ""  # of a judge's endpoint, for the rewards "agreement" and "preference"
     judge_model: str = ""
@@ -77,16 +80,21 @@ class RLRecipe:
             numbers = all(type(share) in (int, float) and share >= 0 for share in shares.values())
             if not numbers or not abs(sum(shares.values()) - 1) <= 1e-6:
                 raise DataError(f"shares must be numbers of at least 0 that sum to 1, got {dict(shares)}")
-        if bool(self.data) != bool(self.shares.get(DATA) or self.final_shares.get(DATA)):
-            raise DataError(f'files of prompts and the share "{DATA}" need each other, got {list(self.data)}')
+        if self.data and not self.reads_files:
+            raise DataError(f"files of prompts need a share, {DATA}: got {list(self.data)} and {dict(self.shares)}")
         for name, (least, most) in _RANGES.items():
-            if not least <= getattr(self, name) <= most:
+            if not least <= getattr(self, name) <= most or getattr(self, name) == math.inf:
                 upper = "" if most == math.inf else f" and at most {most}"
                 raise DataError(f"{name} must be at least {least}{upper}, got {getattr(self, name)}")
         for name in ("learning_rate", "clip_norm", "eps", "lora_alpha", "reward_seconds"):
             if not 0 < getattr(self, name) < math.inf:
                 raise DataError(f"{name} must be above 0, got {getattr(self, name)}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+        for name in ("data", "held_out", "rewards", "lora_targets"):
+            if not all(isinstance(text, str) for text in getattr(self, name)):
+                raise DataError(f"{name} must be texts, got {list(getattr(self, name))}")
+        if self.repetition_window == 1:
+            raise DataError("repetition_window must be 0 or at least 2, got 1")
+        if len(self.betas) != 2 or not all(type(beta) in (int, float) and 0 <= beta < 1 for beta in self.betas):
             raise DataError(f"betas must be two numbers of at least 0 and below 1, got {list(self.betas)}")
         lengths = self.output_lengths
         if not lengths or not all(type(length) is int and length > 0 for length in lengths):
@@ -98,6 +106,11 @@ class RLRecipe:
                 raise DataError(f'{name} must be "float32" or "bfloat16", got {getattr(self, name)!r}')
         if self.batch_tokens < self.context:
             raise DataError(f"batch_tokens must be at least context ({self.context}), got {self.batch_tokens}")
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether some of its prompts are the user's."""
+        return bool(self.shares.get(DATA) or self.final_shares.get(DATA))
 
     @property
     def prompt_room(self) -> int:
@@ -127,7 +140,7 @@ class RLRecipe:
     def override(self, settings: Sequence[str]) -> RLRecipe:
         """A copy with `key=value` settings applied; the fields of the loss are keys like the others.
 
-        Raises DataError, naming the key.
+        `null` takes back what the loss need not be given. Raises DataError, naming the key.
         """
         own = {f.name for f in fields(self)} - {"name", "loss"}
         of_loss = {f.name for f in fields(self.loss)}
@@ -135,7 +148,9 @@ class RLRecipe:
         loss: dict[str, Any] = {}
         for setting in settings:
             key, equals, text = setting.partition("=")
-            if equals and key in of_loss:
+            if equals and key in of_loss and text == "null" and getattr(PolicyLoss(), key) is None:
+                loss[key] = None
+            elif equals and key in of_loss:
                 loss[key] = typed_value(key, text, getattr(self.loss, key))
             elif equals and key in own:
                 changes[key] = typed_value(key, text, getattr(self, key))
@@ -149,6 +164,8 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "batches": (1, math.inf),
     "prompts": (1, math.inf),
     "group": (2, 1024),
+    "held_out_cases": (0, math.inf),
+    "held_out_every": (1, math.inf),
     "updates": (1, math.inf),
     "refills": (0, 100),
     "overlong_share": (0, 1),

@@ -46,7 +46,7 @@ def _reward(text: str, recipe: RLRecipe) -> Reward:
     made: dict[str, Callable[[], Reward]] = {
         "family": family_reward,
         "format": format_reward,
-        "environment": _environment,
+        "environment": lambda: _environment(recipe),
         "agreement": lambda: _judge(recipe, "agreement"),
         "preference": lambda: _judge(recipe, "preference"),
     }
@@ -68,7 +68,10 @@ def _weight(text: str, weight: str) -> float:
     return value
 
 
-def _environment() -> Reward:
+def _environment(recipe: RLRecipe) -> Reward:
+    if not recipe.environment:
+        raise DataError("the reward environment is what an environment says: give --environment FILE.py")
+
     def grade(answers: Answers) -> list[float | None]:
         return list(answers.columns["environment_reward"])
 

@@ -8,6 +8,7 @@ rollouts that have not been learned yet; a run that goes on from it takes the sa
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,24 +22,26 @@ from minimax_m1.train import checkpoint, weights
 from minimax_m1.train.lora import merged_weights
 from minimax_m1.train.optimizer import adamw
 from minimax_m1.train.recipe import DATA
-from minimax_m1.train.rl.actor import Actor
-from minimax_m1.train.rl.collector import KNOWN, Collected, Collector
+from minimax_m1.train.rl.actor import Actor, Answer
+from minimax_m1.train.rl.collector import Collected, Collector
 from minimax_m1.train.rl.curriculum import Curriculum
 from minimax_m1.train.rl.environment import Environments
 from minimax_m1.train.rl.environment_file import environments_of
-from minimax_m1.train.rl.prompt import PromptSource
+from minimax_m1.train.rl.held_out import HeldOut
+from minimax_m1.train.rl.prompt import Prompt, PromptSource
 from minimax_m1.train.rl.prompt_family import FamilyPrompts
 from minimax_m1.train.rl.prompt_jsonl import JsonlPrompts, PromptReport, check_prompts
 from minimax_m1.train.rl.recipe import RLRecipe
+from minimax_m1.train.rl.report import line, samples
 from minimax_m1.train.rl.reward import RewardSet
 from minimax_m1.train.rl.rewards import rewards_of
 from minimax_m1.train.rl.rollout import RolloutBatch
+from minimax_m1.train.rl.scoring import KNOWN
 from minimax_m1.train.rl.update import update
 
 # What a run is made of: another value would make it another run, which begins anew.
 FIXED = ("start", "data", "shares", "final_shares", "seed", "lora_rank", "lora_alpha", "lora_targets", "environment")
 _MOST_LOST = 3  # batches in a row in which no answer gets a reward: then the fault is not one batch's
-_SHOWN = 4  # groups of a batch of which an answer is written down
 
 
 class RLRun:
@@ -56,6 +59,8 @@ class RLRun:
         progress: Callable[[int], None] | None = None,
     ) -> None:
         """A run at its beginning; `begin` and `resume` make one. Files are read and checked unless `skip` is known."""
+        if recipe.context > (limit := model.config.max_position_embeddings):
+            raise DataError(f"context is {recipe.context} tokens, the model takes at most {limit}")
         self.recipe, self.tokenizer, self.model = recipe, tokenizer, model
         self.optimizer = adamw(
             model, rate=recipe.learning_rate, betas=recipe.betas, eps=recipe.eps, decay=recipe.weight_decay
@@ -78,6 +83,7 @@ class RLRun:
                 skip = self._report.bad
             self.skip, self.notes = skip or frozenset(), tuple(notes)
             self._collector = self._collected_by(self._rewards)
+            self._held_out = self._kept_back()
         except BaseException:
             self.close()
             raise
@@ -107,6 +113,41 @@ class RLRun:
         )
         self._actor = actor
         return Collector(recipe, actor, curriculum, rewards, self._environments)
+
+    def _kept_back(self) -> HeldOut:
+        """The files of prompts that are only measured on, or else examples of the families."""
+        recipe, room = self.recipe, self.recipe.prompt_room
+        if recipe.held_out:
+            files = [Path(file) for file in recipe.held_out]
+            _told(check_prompts(files, self.tokenizer, room, tools=self._tools), skip_bad=False)
+            return HeldOut.of_files([JsonlPrompts(files, self.tokenizer, 0, room, tools=self._tools)])
+        names = [name for name in sorted({**recipe.shares, **recipe.final_shares}) if name != DATA]
+        return HeldOut.of_families(
+            names, self.tokenizer, recipe.held_out_cases, recipe.seed, room, recipe.max_difficulty
+        )
+
+    def _measured(self) -> dict[str, float]:
+        """What the weights that the actor has now are worth on what is held out."""
+        assert self._rewards is not None
+        recipe, begun = self.recipe, time.monotonic()
+
+        def play(prompts: Sequence[Prompt]) -> list[Answer]:
+            return self._actor.play(
+                prompts,
+                1,
+                seed="held out",
+                max_tokens=recipe.output_lengths[-1],
+                repetition_window=recipe.repetition_window,
+                environments=self._environments,
+                turns=recipe.turns if self._environments else 1,
+            )
+
+        figures = self._held_out.measure(play, self._rewards)
+        if figures:
+            count = len(self._held_out.prompts)
+            self._said.append(f"held out: reward {figures['held_out_reward']:.3f} on {count} prompts")
+            figures["held_out_seconds"] = time.monotonic() - begun
+        return figures
 
     def _source(self, name: str) -> PromptSource:
         recipe, room = self.recipe, self.recipe.prompt_room
@@ -157,9 +198,6 @@ class RLRun:
         torch.manual_seed(recipe.seed)
         tokenizer = MiniMaxM1Tokenizer.from_pretrained(recipe.start)
         model = weights.started(recipe.start, device, recipe.lora_rank, recipe.lora_alpha, recipe.lora_targets)
-        limit = model.config.max_position_embeddings
-        if recipe.context > limit:
-            raise DataError(f"context is {recipe.context} tokens, the model takes at most {limit}")
         return cls(recipe, tokenizer, model, skip_bad=skip_bad, progress=progress)
 
     @classmethod
@@ -182,14 +220,22 @@ class RLRun:
         model = weights.kept(folder, recipe.start, device, recipe.lora_rank)
         tokenizer = MiniMaxM1Tokenizer.from_pretrained(folder)
         run = cls(recipe, tokenizer, model, skip=frozenset(kept["skip"]), notes=notes)
-        state: dict[str, Any] = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-        run.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        run._waiting = [RolloutBatch(**each) for each in state["waiting"]]
-        run._collector.load(kept["collector"])
-        run.step, run.batch, run.tokens = kept["step"], kept["batch"], kept["tokens"]
-        run._shares, run._lost = kept["shares"], kept["lost"]
+        try:
+            run._restore(folder, kept, forgiven="rewards" in changed)
+        except BaseException:  # the processes of rewards are on their way already
+            run.close()
+            raise
         return run
+
+    def _restore(self, folder: Path, kept: Mapping[str, Any], forgiven: bool) -> None:
+        """Puts everything where a checkpoint has it; other rewards begin with no batch lost."""
+        self._collector.load(kept["collector"])
+        state: dict[str, Any] = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        self._waiting = [RolloutBatch(**each) for each in state["waiting"]]
+        self.step, self.batch, self.tokens = kept["step"], kept["batch"], kept["tokens"]
+        self._shares, self._lost = kept["shares"], 0 if forgiven else kept["lost"]
 
     @property
     def done(self) -> float:
@@ -200,6 +246,11 @@ class RLRun:
     def total(self) -> float:
         """Batches of the whole run."""
         return self.recipe.batches
+
+    @property
+    def position(self) -> dict[str, int]:
+        """What lines of the logs are counted by: answers come before their updates, and some batches have none."""
+        return {"step": self.step, "batch": self.batch}
 
     def size(self) -> str:
         """What is left to do, in words."""
@@ -228,11 +279,8 @@ class RLRun:
         A batch in which no answer can be learned from is passed over without an update. Raises DataError: the gradient
         is not finite, a file of prompts has changed, or no answer got a reward for some batches in a row.
         """
-        figures: dict[str, float] = {}
-        collected = None
-        if not self._waiting:
-            collected = self._roll()
-            figures |= collected.figures
+        collected = None if self._waiting else self._roll()
+        figures = {} if collected is None else dict(collected.figures)
         if self._waiting:
             recipe = self.recipe
             rollouts = self._waiting.pop(0)
@@ -251,12 +299,19 @@ class RLRun:
             if collected is not None and "pearson" in figures:  # no update lies between sampler and trainer yet
                 figures["agreement"] = figures["pearson"]
         if collected is not None:
-            self._said += [*collected.said, self._line(figures)]
+            self._said += [*collected.said, line(self.batch, figures)]
+        if self.done >= self.total:
+            self._actor.load(merged_weights(self.model))
+            figures |= self._measured()
+        if "tokens" in figures:  # of this update alone, while curves are drawn over tokens that count up
+            figures["learned_tokens"] = figures.pop("tokens")
         return {"step": self.step, "batch": self.batch, **figures}
 
     def _roll(self) -> Collected:
         self._actor.load(merged_weights(self.model))
+        measured = self._measured() if self.batch % self.recipe.held_out_every == 0 else {}
         collected = self._collector.collect(self.batch, min(1.0, self.batch / self.total))
+        collected.figures.update(measured)
         self.batch += 1
         self.tokens += sum(answer.length for group in collected.groups for answer in group.answers)
         self._write(collected)
@@ -270,38 +325,15 @@ class RLRun:
             raise DataError(f"no answer got a reward in {self._lost} batches in a row, so the run ends: {why}")
         return collected
 
-    def _line(self, figures: dict[str, float]) -> str:
-        """A batch in one line."""
-        if "reward" not in figures:
-            return f"batch {self.batch}: no answer got a reward, nothing was learned"
-        parts = [f"{name.removeprefix('reward/')} {value:.3f}" for name, value in figures.items() if "reward/" in name]
-        agreement = f", agreement {figures['agreement']:.6f}" if "agreement" in figures else ", nothing to learn"
-        return (
-            f"batch {self.batch}: reward {figures['reward']:.3f} ({', '.join(parts)}), "
-            f"passed {figures['pass_rate']:.0%}, {figures['length']:.0f} tokens, "
-            f"{figures['groups_kept']:.0f} of {figures['groups']:.0f} groups teach{agreement}"
-        )
-
     def _write(self, collected: Collected) -> None:
         """Some answers with their rewards; a full disk costs them and no more."""
         if self._samples is None:
             return
-        lines = []
-        for group in collected.groups[:_SHOWN]:
-            for answer, reward in list(zip(group.answers, group.rewards, strict=True))[:1]:
-                told = {
-                    "step": self.step,
-                    "batch": self.batch,
-                    "place": answer.prompt.place,
-                    "prompt": str(self.tokenizer.decode(answer.prompt.ids))[-500:],
-                    "answer": str(self.tokenizer.decode(answer.ids[len(answer.prompt.ids) :])),
-                    "finish": answer.finish.value,
-                    "reward": reward,
-                }
-                lines.append(json.dumps(told, ensure_ascii=False) + "\n")
         try:
             with self._samples.open("a", encoding="utf-8") as file:
-                file.writelines(lines)
+                for sample in samples(collected.groups, self.tokenizer):
+                    told = {"step": self.step, "batch": self.batch, **sample}
+                    file.write(json.dumps(told, ensure_ascii=False) + "\n")
         except OSError as error:
             self._said.append(f"no samples: {error}")
 

@@ -2,11 +2,13 @@
 
     python benchmarks/compare_rl.py --out runs/compare-rl [--start nano] [--family logic_arrows] [--seeds 3] [--jobs 2]
 
-All cells of a seed get the same prompts, of even difficulty and never twice, in float32 rollouts and bfloat16 updates;
-no filter, no refills, no length penalty, one rate. The curve is the share of right answers in each batch before it is
-learned: held-out pass@1 at temperature 1. Losses as published: DAPO clips at 0.8 and 1.28 and counts tokens alike in a
-group, as CISPO (cap 5) and REINFORCE do; GRPO clips at 0.8 and 1.2 and takes means over sequences. At 1 update no
-ratio differs from 1 but by rounding, so that CISPO, DAPO and REINFORCE are one and the same, and are run once.
+All cells of a seed get the same prompts in float32 rollouts and bfloat16 updates; no filter, no refills, no length
+penalty, one rate. The curve is the share of right answers in each batch before it is learned: of a family, at even
+difficulty and no prompt twice, held-out pass@1 at temperature 1; of a user's file (--data, --reward), whose prompts
+come again each epoch, the share of answers with a reward of 1. Losses as published: DAPO clips at 0.8 and 1.28 and
+counts tokens alike in a group, as CISPO (cap 5) and REINFORCE do; GRPO clips at 0.8 and 1.2 and takes means over
+sequences. At 1 update no ratio differs from 1 but by rounding, so that CISPO, DAPO and REINFORCE are one and the same,
+and are run once.
 
 OUT gets cells/, results.json, chart.png and table.md, anew after every cell. The same command goes on where it stopped.
 """
@@ -47,7 +49,18 @@ Curves = dict[tuple[int, str], list[list[float]]]  # by updates and algorithm: p
 
 def setting_of(options: argparse.Namespace) -> dict[str, Any]:
     """What decides a cell, beside its name."""
-    keys = ("start", "family", "batches", "prompts", "group", "rate", "max_difficulty", "output_length")
+    keys = (
+        "start",
+        "family",
+        "data",
+        "reward",
+        "batches",
+        "prompts",
+        "group",
+        "rate",
+        "max_difficulty",
+        "output_length",
+    )
     return {key: getattr(options, key) for key in keys}
 
 
@@ -68,8 +81,9 @@ def measure(name: str, setting: Mapping[str, Any], out: Path) -> None:
         recipe = RLRecipe(
             name=name,
             start=setting["start"],
-            shares={setting["family"]: 1.0},
-            rewards=("family",),
+            shares={"data" if setting["data"] else setting["family"]: 1.0},
+            data=tuple(setting["data"]),
+            rewards=(setting["reward"],),
             batches=setting["batches"],
             prompts=setting["prompts"],
             group=setting["group"],
@@ -206,7 +220,14 @@ def report(out: Path, setting: dict[str, Any], options: argparse.Namespace) -> N
     }
     write(out / "results.json", record)
     (out / "table.md").write_text(markdown(record), "utf-8")
-    draw(curves, options.updates, f"{setting['family']}, {setting['prompts']} x {setting['group']} answers", out)
+    draw(curves, options.updates, f"{task(setting)}, {setting['prompts']} x {setting['group']} answers", out)
+
+
+def task(setting: Mapping[str, Any]) -> str:
+    """What is learned, in words."""
+    if setting["data"]:
+        return f"{Path(setting['data'][0]).name} by {Path(setting['reward']).name}"
+    return f"{setting['family']} at difficulties 1 to {setting['max_difficulty']}"
 
 
 def markdown(record: Mapping[str, Any]) -> str:
@@ -215,8 +236,8 @@ def markdown(record: Mapping[str, Any]) -> str:
     lines = [
         f"`{record['command']}`, {record['commit']}",
         "",
-        f"{setting['batches']} batches of {setting['prompts']} x {setting['group']} answers, {setting['family']} at "
-        f"difficulties 1 to {setting['max_difficulty']}, rate {setting['rate']:g}, {record['seeds']} seeds. Points of "
+        f"{setting['batches']} batches of {setting['prompts']} x {setting['group']} answers, {task(setting)}, "
+        f"rate {setting['rate']:g}, {record['seeds']} seeds. Points of "
         f"a hundred with 95% intervals (t over seeds). Area: all batches; final: the last {WINDOW}; rise: since the "
         f"first {WINDOW}; to DAPO: difference at the same seed and prompts; limited: tokens whose ratio was clipped; "
         "made: updates a batch, fewer where fewer prompts had answers of different worth.",
@@ -283,6 +304,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", default="nano")
     parser.add_argument("--family", default="logic_arrows")
+    parser.add_argument("--data", nargs="*", default=[], help="files of prompts instead of the family, with --reward")
+    parser.add_argument("--reward", default="family", help="an answer that is worth 1 has passed")
     parser.add_argument("--batches", type=int, default=25, help=f"at least {WINDOW}")
     parser.add_argument("--prompts", type=int, default=48)
     parser.add_argument("--group", type=int, default=8)

@@ -1,6 +1,6 @@
 """An environment for training by reinforcement: a calculator to call, and one point for the right result at the end.
 
-Rows look like {"prompt": "What is 12 * 34?", "answer": 408}; the recipe says `environment = "calculator.py"`.
+Rows look like {"prompt": "What is 12 * 34?", "answer": 408}; give `--environment examples/calculator.py`.
 """
 
 import operator

@@ -67,7 +67,7 @@ def rl(
     overrides: Overrides = None,
     reward: Annotated[
         list[str] | None,
-        typer.Option(help="FILE.py:function=weight, family, format, agreement or preference; may be given again."),
+        typer.Option(help="FILE.py:function=weight, family, format, environment, agreement, preference; repeatable."),
     ] = None,
     data: Data = None,
     held_out: Annotated[

@@ -1,9 +1,13 @@
 """The optimizer of every stage: AdamW, fused, with decay where decay belongs.
 
-In: a model whose parameters say whether they are trained. Out: `torch.optim.AdamW` over those.
+In: a model whose parameters say whether they are trained. Out: `torch.optim.AdamW` over those; and one that goes on
+from a checkpoint.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,3 +20,14 @@ def adamw(model: nn.Module, *, rate: float, betas: tuple[float, float], eps: flo
     free = [p for n, p in trained if p.dim() == 1 or "embed_tokens" in n]
     groups = [{"params": decayed, "weight_decay": decay}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, betas=betas, eps=eps, fused=True)
+
+
+def restore(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Takes over what was learned of the gradients from an earlier `state_dict`.
+
+    Betas, eps and decay stay as `optimizer` was made with, since a recipe may change on the way.
+    """
+    made = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(dict(state))
+    for group, own in zip(optimizer.param_groups, made, strict=True):
+        group.update(own)

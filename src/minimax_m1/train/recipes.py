@@ -216,6 +216,8 @@ def rl_recipe(name: str, settings: Sequence[str] = ()) -> RLRecipe:
     plan = RL_RECIPES[name]().override(settings)
     if plan.reads_files and not plan.data:
         raise DataError(f"the recipe {name} reads prompts of yours: give --data FILE")
+    if plan.environment and not plan.rewards:
+        plan = replace(plan, rewards=("environment",))  # what a world says at the end is why it is there
     if not plan.rewards:
         raise DataError(f"the recipe {name} has no reward of its own: give --reward FILE.py")
     return plan

@@ -23,7 +23,7 @@ from minimax_m1.train.activations import Activations
 from minimax_m1.train.family import FamilySource
 from minimax_m1.train.jsonl import JsonlSource
 from minimax_m1.train.mixture import Mixture
-from minimax_m1.train.optimizer import adamw
+from minimax_m1.train.optimizer import adamw, restore
 from minimax_m1.train.pack import pack
 from minimax_m1.train.ready import Ready, ready
 from minimax_m1.train.recipe import DATA, Recipe
@@ -101,7 +101,7 @@ class Run:
         settled = Ready(recipe=recipe, skip=frozenset(kept["skip"]), notes=notes)
         run = cls(settled, MiniMaxM1Tokenizer.from_pretrained(folder), model)
         state: dict[str, Any] = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-        run.optimizer.load_state_dict(state["optimizer"])
+        restore(run.optimizer, state["optimizer"])
         torch.set_rng_state(state["rng"])
         run.mixture.load(kept["mixture"])
         run.step, run.tokens = kept["step"], kept["tokens"]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimax_m1.errors import DataError
+from minimax_m1.train.recipes import rl_recipe
 from minimax_m1.train.rl.policy_loss import PolicyLoss
 from minimax_m1.train.rl.recipe import RLRecipe
 
@@ -230,3 +231,8 @@ def test_the_rate_warms_up_by_updates_holds_and_falls_by_progress() -> None:
     assert recipe.rate(0, 1.0) == 0.5
     steady = replace(recipe, warmup_steps=0, decay_from=1.0)
     assert steady.rate(0, 0.0) == steady.rate(0, 0.999) == 8.0
+
+
+def test_an_environment_is_its_own_reward_where_none_is_named() -> None:
+    assert rl_recipe("prompts", ['data=["a.jsonl"]', "environment=world.py"]).rewards == ("environment",)
+    assert rl_recipe("prompts", ['data=["a.jsonl"]', "environment=w.py", 'rewards=["r.py"]']).rewards == ("r.py",)

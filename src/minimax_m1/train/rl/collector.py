@@ -85,7 +85,7 @@ class Collector:
         figures = {
             "reward": _mean(reward for group in groups for reward in group.rewards),
             **{f"reward/{name}": _mean(values) for name, values in parts.items()},
-            "pass_rate": _mean(float(reward >= recipe.pass_reward) for group in groups for reward in group.rewards),
+            "pass_rate": _mean(float(self._passed(reward)) for group in groups for reward in group.rewards),
             "groups": float(len(groups)),
             "groups_kept": float(len(kept)),
             **_lengths(answers),
@@ -138,9 +138,13 @@ class Collector:
                 group.worth.append(reward + self._penalty(answer))
         for prompt, group in zip(prompts, groups, strict=True):
             if group.rewards:
-                passed = [reward >= recipe.pass_reward for reward in group.rewards]
-                self._curriculum.learn(prompt, sum(passed) / len(passed))
+                passed = sum(map(self._passed, group.rewards))
+                self._curriculum.learn(prompt, passed / len(group.rewards))
         return groups, faults
+
+    def _passed(self, reward: float) -> bool:
+        """Whether an answer has passed; 0.7 + 0.2 + 0.1 is a little less than 1, and means it."""
+        return reward > self._recipe.pass_reward or math.isclose(reward, self._recipe.pass_reward)
 
     def _penalty(self, answer: Answer) -> float:
         most = self._length.tokens

@@ -72,6 +72,7 @@ class _UserClass:
 
     def __init__(self, path: Path, name: str, timeout: float) -> None:
         self._path, self._name, self.timeout = path, name, timeout
+        self.lost = 0.0  # seconds waited for calls that did not return, since the last one that did
         self._process: Process | None = None
         self._lock = threading.Lock()  # conversations may be opened from several threads
         self.hello: dict[str, Any] = {}
@@ -171,19 +172,23 @@ class _World:
         """The child's answer to a message, or what it says by itself. Raises EnvironmentFault."""
         if self._fault is not None:
             raise EnvironmentFault(self._fault)
-        name, seconds = self._file.hello["class"], self._file.timeout
+        # Where one conversation after the other hangs, the later ones are not waited for as long.
+        name, seconds = self._file.hello["class"], max(1.0, self._file.timeout - self._file.lost)
         deadline = time.monotonic() + seconds
         try:
             if message is not None:
                 self._channel.write(message, deadline)
             answer = self._channel.read(deadline)
         except TimeoutError:
+            self._file.lost += seconds
             line = None if self._pid is None else self._channel.where(self._pid)
             self._fail(f"{self._place(line)}: {name} did not return within {seconds:g} s")
         except Ended as error:
             self._fail(f"{self._place()}: {name} is gone: {error}")
         except (TypeError, ValueError, RecursionError) as error:  # what JSON cannot hold
             self._fail(f"{self._place()}: {name} cannot be given this row: {one_line(str(error))}")
+        if message is not None:
+            self._file.lost = 0.0
         if "error" in answer:
             place = self._place(answer["line"])
             self._fail(f"{place}: {name} raised {answer['error']}: {one_line(answer['message'])}")

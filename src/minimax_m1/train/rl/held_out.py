@@ -1,7 +1,7 @@
 """`HeldOut`: what answers are worth on prompts that are never learned from.
 
 In: files of the user's, or the validation split of the task families. Out: the mean reward over all prompts, one
-answer each, drawn at temperature 1 by seeds that never change, so that only the weights move it.
+answer each, drawn at temperature 1 by seeds that never change, so that only the weights move it; and what failed.
 """
 
 from __future__ import annotations
@@ -37,20 +37,29 @@ class HeldOut:
         sources = [FamilyPrompts(name, tokenizer, seed, length, split="validation") for name in names]
         return cls([each.draw(index, 1 + index % difficulty) for each in sources for index in range(cases)])
 
-    def measure(self, play: Callable[[Sequence[Prompt]], list[Answer]], rewards: RewardSet) -> dict[str, float]:
-        """ "held_out_reward", and "held_out_reward/SOURCE" where there are several; nothing where no reward was given.
+    def measure(
+        self, play: Callable[[Sequence[Prompt]], list[Answer]], rewards: RewardSet
+    ) -> tuple[dict[str, float], tuple[str, ...]]:
+        """ "held_out_reward", and "held_out_reward/SOURCE" where there are several; none where no reward was given.
 
-        `play` gives the answers to prompts. An answer without a reward does not count.
+        `play` gives the answers to prompts. An answer without a reward does not count; beside the figures stands what
+        failed, each sentence once.
         """
         if not self.prompts:
-            return {}
-        answers = [answer for answer in play(self.prompts) if not answer.fault]
-        totals = rewards.score(as_answers(answers)).total.tolist() if answers else []
-        known = [(answer.prompt.source, each) for answer, each in zip(answers, totals, strict=True) if each == each]
+            return {}, ()
+        played = play(self.prompts)
+        faults = [answer.fault for answer in played if answer.fault]
+        answers = [answer for answer in played if not answer.fault]
+        known: list[tuple[str, float]] = []
+        if answers:
+            scored = rewards.score(as_answers(answers))
+            faults += [str(fault) for fault in scored.faults]
+            totals = zip(answers, scored.total.tolist(), strict=True)
+            known = [(answer.prompt.source, each) for answer, each in totals if not math.isnan(each)]
         names = dict.fromkeys(source for source, _ in known)
         figures = {f"held_out_reward/{name}": _mean([each for own, each in known if own == name]) for name in names}
         told = {"held_out_reward": _mean([each for _, each in known]), **(figures if len(figures) > 1 else {})}
-        return {name: value for name, value in told.items() if not math.isnan(value)}
+        return {name: value for name, value in told.items() if not math.isnan(value)}, tuple(dict.fromkeys(faults))
 
 
 def _mean(values: Sequence[float]) -> float:

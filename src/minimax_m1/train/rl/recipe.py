@@ -32,7 +32,7 @@ class RLRecipe:
     held_out: tuple[str, ...] = ()  # JSONL files of prompts that are only measured on
     held_out_cases: int = 0  # without them, examples of each task family that are measured on
     held_out_every: int = 10  # batches
-    rewards: tuple[str, ...] = ("family", "format=0.1")  # reward/of.py says what there is
+    rewards: tuple[str, ...] = ("family", "format=0.1")  # rewards.py says what there is
     judge_url: str = ""  # of a judge's endpoint, for the rewards "agreement" and "preference"
     judge_model: str = ""
     environment: str = ""  # FILE.py:Class, tools for several turns
@@ -143,7 +143,7 @@ class RLRecipe:
         `null` takes back what the loss need not be given. Raises DataError, naming the key.
         """
         own = {f.name for f in fields(self)} - {"name", "loss"}
-        of_loss = {f.name for f in fields(self.loss)}
+        of_loss = {f.name for f in fields(self.loss)} - {"rollout_weight_max"}  # the loop gives no second ratio
         changes: dict[str, Any] = {}
         loss: dict[str, Any] = {}
         for setting in settings:

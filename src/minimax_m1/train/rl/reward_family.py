@@ -58,7 +58,9 @@ def reply_of(text: Text) -> Reply:
 
 def _rows(answers: Answers) -> list[tuple[Example | None, int, Text]]:
     """Rows may have columns of these names that mean something else."""
-    rows = zip(answers.columns["example"], answers.columns["turn"], answers.completions, strict=True)
+    none = [None] * len(answers)
+    examples, turns = answers.columns.get("example", none), answers.columns.get("turn", none)
+    rows = zip(examples, turns, answers.completions, strict=True)
     return [(example if isinstance(example, Example) else None, turn, text) for example, turn, text in rows]
 
 

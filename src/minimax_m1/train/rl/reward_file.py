@@ -38,7 +38,7 @@ def reward_of(text: str, *, timeout: float = 60.0) -> Reward:
     parts = _SPEC.fullmatch(text)
     if parts is None:
         raise DataError(f"a reward is FILE.py, FILE.py:function or FILE.py:function=weight, got {text!r}")
-    weight = _weight(text, parts["weight"])
+    weight = 1.0 if parts["weight"] is None else weight_of(text, parts["weight"])
     path = Path(parts["path"])
     if not path.is_file():
         raise DataError(f"there is no file {path}")
@@ -59,9 +59,10 @@ def reward_of(text: str, *, timeout: float = 60.0) -> Reward:
     )
 
 
-def _weight(text: str, weight: str | None) -> float:
+def weight_of(text: str, weight: str) -> float:
+    """The number behind the equals sign of a reward's `text`. Raises DataError where it is none, or not finite."""
     try:
-        value = 1.0 if weight is None else float(weight)
+        value = float(weight)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

@@ -13,7 +13,6 @@ key that MINIMAX_M1_JUDGE_KEY holds.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +21,7 @@ from minimax_m1.errors import DataError
 from minimax_m1.train.rl.recipe import RLRecipe
 from minimax_m1.train.rl.reward import Answers, Reward, RewardSet
 from minimax_m1.train.rl.reward_family import family_reward, format_reward
-from minimax_m1.train.rl.reward_file import reward_of
+from minimax_m1.train.rl.reward_file import reward_of, weight_of
 
 
 def rewards_of(recipe: RLRecipe) -> RewardSet:
@@ -55,17 +54,7 @@ def _reward(text: str, recipe: RLRecipe) -> Reward:
             raise DataError(f"no reward {name!r}; there are {', '.join(made)} and FILE.py:NAME")
         return reward_of(text, timeout=recipe.reward_seconds)
     reward = made[name]()
-    return replace(reward, weight=_weight(text, weight)) if equals else reward
-
-
-def _weight(text: str, weight: str) -> float:
-    try:
-        value = float(weight)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"the weight in {text!r} must be a finite number")
-    return value
+    return replace(reward, weight=weight_of(text, weight)) if equals else reward
 
 
 def _environment(recipe: RLRecipe) -> Reward:

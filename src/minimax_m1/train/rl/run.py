@@ -20,7 +20,7 @@ from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
 from minimax_m1.train import checkpoint, weights
 from minimax_m1.train.lora import merged_weights
-from minimax_m1.train.optimizer import adamw
+from minimax_m1.train.optimizer import adamw, restore
 from minimax_m1.train.recipe import DATA
 from minimax_m1.train.rl.actor import Actor, Answer
 from minimax_m1.train.rl.collector import Collected, Collector
@@ -77,13 +77,14 @@ class RLRun:
             if recipe.environment:
                 self._environments = environments_of(recipe.environment, timeout=recipe.reward_seconds)
             self._rewards = rewards_of(recipe)
+            lenient = skip_bad or skip is not None  # what was left out at the beginning stays out
             self._report = self._read(progress) if recipe.data and skip is None else None
             if self._report is not None:
                 notes = (*notes, *_told(self._report, skip_bad))
                 skip = self._report.bad
             self.skip, self.notes = skip or frozenset(), tuple(notes)
             self._collector = self._collected_by(self._rewards)
-            self._held_out = self._kept_back()
+            self._held_out = self._kept_back(lenient)
         except BaseException:
             self.close()
             raise
@@ -114,13 +115,14 @@ class RLRun:
         self._actor = actor
         return Collector(recipe, actor, curriculum, rewards, self._environments)
 
-    def _kept_back(self) -> HeldOut:
+    def _kept_back(self, skip_bad: bool) -> HeldOut:
         """The files of prompts that are only measured on, or else examples of the families."""
         recipe, room = self.recipe, self.recipe.prompt_room
         if recipe.held_out:
             files = [Path(file) for file in recipe.held_out]
-            _told(check_prompts(files, self.tokenizer, room, tools=self._tools), skip_bad=False)
-            return HeldOut.of_files([JsonlPrompts(files, self.tokenizer, 0, room, tools=self._tools)])
+            report = check_prompts(files, self.tokenizer, room, tools=self._tools)
+            _told(report, skip_bad)
+            return HeldOut.of_files([JsonlPrompts(files, self.tokenizer, 0, room, skip=report.bad, tools=self._tools)])
         names = [name for name in sorted({**recipe.shares, **recipe.final_shares}) if name != DATA]
         return HeldOut.of_families(
             names, self.tokenizer, recipe.held_out_cases, recipe.seed, room, recipe.max_difficulty
@@ -142,7 +144,8 @@ class RLRun:
                 turns=recipe.turns if self._environments else 1,
             )
 
-        figures = self._held_out.measure(play, self._rewards)
+        figures, faults = self._held_out.measure(play, self._rewards)
+        self._said += [f"held out: {fault}" for fault in faults]
         if figures:
             count = len(self._held_out.prompts)
             self._said.append(f"held out: reward {figures['held_out_reward']:.3f} on {count} prompts")
@@ -169,12 +172,18 @@ class RLRun:
         """What a source's prompts carry for rewards; of files what every row has, where they were read."""
         if source.name == DATA and self._report is not None:
             return self._report.columns
-        first = source.draw(0, min(source.levels, default=0))
-        return {*first.columns, "answer"} if source.levels else first.columns.keys()
+        # Each level once: one whose prompts are all too long is told now and not hours into the run.
+        levels = [level for level in source.levels if level <= self.recipe.max_difficulty] or [0]
+        columns = {name for level in levels for name in source.draw(0, level).columns}
+        return {*columns, "answer"} if source.levels else columns
 
     def _check(self, columns: Collection[str]) -> None:
         """Raises DataError where a reward or an environment needs a column that no prompts carry."""
         assert self._rewards is not None
+        if self._environments is not None and any(
+            name != DATA for name in {**self.recipe.shares, **self.recipe.final_shares}
+        ):
+            raise DataError("an environment answers to prompts of yours: the share of data must be 1")
         self._rewards.check({*columns, *KNOWN, "prompts", "completions"})
         if self._environments is not None and (missing := self._environments.needs - {*columns}):
             there = ", ".join(sorted(columns)) or "none"
@@ -231,7 +240,7 @@ class RLRun:
         """Puts everything where a checkpoint has it; other rewards begin with no batch lost."""
         self._collector.load(kept["collector"])
         state: dict[str, Any] = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore(self.optimizer, state["optimizer"])
         torch.set_rng_state(state["rng"])
         self._waiting = [RolloutBatch(**each) for each in state["waiting"]]
         self.step, self.batch, self.tokens = kept["step"], kept["batch"], kept["tokens"]
@@ -321,7 +330,7 @@ class RLRun:
         rewarded = any(group.rewards for group in collected.groups)
         self._lost = 0 if rewarded else self._lost + 1
         if self._lost >= _MOST_LOST:
-            why = "; ".join(collected.said[:3])
+            why = "; ".join(collected.said[:3]) or "none of the rewards applies to any"
             raise DataError(f"no answer got a reward in {self._lost} batches in a row, so the run ends: {why}")
         return collected
 

@@ -176,9 +176,12 @@ def _panel(axes: Axes, name: str, points: Sequence[tuple[float, float]], colour:
     times = 100.0 if scale in ("percent", "share") else 1.0
     across, up = [x for x, _ in points], [y * times for _, y in points]
     single = "o" if len(up) < 2 else ""
-    axes.plot(across, up, linewidth=0.6, color=colour, alpha=0.35, marker=single, markersize=3, label=label or None)
-    if name in _EXACT or len(up) >= 40:
+    smooth = name in _EXACT or len(up) >= 40
+    pale = 0.35 if smooth else 1.0
+    axes.plot(across, up, linewidth=0.6, color=colour, alpha=pale, marker=single, markersize=3)
+    if smooth:
         axes.plot(across, up if name in _EXACT else _smooth(up), linewidth=1.2, color=colour)
+    axes.lines[-1].set_label(label)
     if label:
         axes.legend(fontsize=5.5, frameon=False, labelcolor=_INK)
     if scale == "log" and min(up, default=0) > 0 and max(up) > 3 * min(up):

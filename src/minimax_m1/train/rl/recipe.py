@@ -53,8 +53,8 @@ class RLRecipe:
     pass_reward: float = 1.0  # an answer worth this much, the length aside, has passed
     loss: PolicyLoss = field(default_factory=PolicyLoss)
     seed: int = 0
-    learning_rate: float = 2e-4
-    final_learning_rate: float = 2e-5
+    learning_rate: float = 1e-4
+    final_learning_rate: float = 1e-5
     warmup_steps: int = 8  # updates
     decay_from: float = 0.5  # share of the run at which the rate begins to fall
     betas: tuple[float, float] = (0.9, 0.95)

@@ -138,6 +138,12 @@ def test_where_nothing_tells_answers_apart_there_is_no_batch_and_no_complaint() 
     assert collected.figures["reward"] == collected.figures["pass_rate"] == 1 and collected.figures["groups_kept"] == 0
 
 
+def test_a_perfect_answer_passes_whatever_its_parts_sum_up_to_in_binary() -> None:
+    assert 0.7 + 0.2 + 0.1 < 1
+    own, _, _ = collector(PLAN, lambda answers: [0.7 + 0.2 + 0.1] * len(answers))
+    assert own.collect(0, 0.0).figures["pass_rate"] == 1
+
+
 def test_rewards_that_differ_by_rounding_alone_teach_nothing() -> None:
     own, _, _ = collector(PLAN, lambda answers: [0.1 + 0.2 if one else 0.3 for one in member(answers)])
     assert own.collect(0, 0.0).rollouts is None

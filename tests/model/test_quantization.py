@@ -105,7 +105,7 @@ def test_nano_adds_as_before_and_its_logits_hardly_move() -> None:
         for text in ("2 + 2 =", "17 + 25 =", "48 + 36 ="):
             ids = words(text, return_tensors="pt")["input_ids"]
             logits, near = exact(ids).logits, small(ids).logits
-            assert (near - logits).norm() < 0.05 * logits.norm()
+            assert (near - logits).norm() < 0.1 * logits.norm()
             answers = [model.generate(ids, max_new_tokens=6) for model in (exact, small)]
             assert torch.equal(*answers)
 

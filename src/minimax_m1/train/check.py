@@ -11,21 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minimax_m1.errors import DataError
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
+from minimax_m1.train.faults import Faults, read_files
 from minimax_m1.train.kinds import encode_line, read_line
-from minimax_m1.train.lines import numbered, place
-
-_SHOWN = 20  # faults that a report spells out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Faults):
     """What files hold; counts are of good lines. Empty lines count nowhere.
 
     tokens, said, longest: tokens, those that the loss counts in full, and the most of one document. unread: keys
-    that no kind reads, with their number of lines. faults: the first 20, "FILE:LINE: what is wrong"; more: how many
-    others there are. bad: the places "FILE:LINE" of all faulty lines; unusable: whole files among the faults.
+    that no kind reads, with their number of lines.
     """
 
     lines: int
@@ -35,10 +31,6 @@ class Report:
     longest: int
     kinds: Mapping[str, int]
     unread: Mapping[str, int]
-    faults: tuple[str, ...]
-    more: int
-    bad: frozenset[str]
-    unusable: tuple[Path, ...]
 
 
 def check(
@@ -46,44 +38,29 @@ def check(
 ) -> Report:
     """Reads and encodes everything once. `length`: the window. `progress` is told the bytes of each line read."""
     counts, kinds, unread = Counter[str](), Counter[str](), Counter[str]()
-    faults: list[str] = []  # those that are shown
-    bad: set[str] = set()
-    unusable: list[Path] = []
-    longest = 0
-    for path in files:
-        try:
-            for number, _, raw in numbered(path):
-                if progress is not None:
-                    progress(len(raw))
-                try:
-                    line = read_line(raw)
-                    texts = encode_line(line, tokenizer, length)
-                except DataError as error:
-                    bad.add(place(path, number))
-                    if len(faults) < _SHOWN:
-                        faults.append(f"{place(path, number)}: {error}")
-                    continue
-                kinds[line.kind] += 1
-                unread.update(line.unread)
-                counts["documents"] += len(texts)
-                for ids, said in texts:
-                    counts["tokens"] += len(ids)
-                    counts["said"] += sum(said)
-                    longest = max(longest, len(ids))
-        except DataError as error:
-            unusable.append(path)
-            if len(faults) < _SHOWN:
-                faults.append(str(error))
+
+    def read(raw: bytes) -> None:
+        line = read_line(raw)
+        texts = encode_line(line, tokenizer, length)
+        kinds[line.kind] += 1
+        unread.update(line.unread)
+        counts["documents"] += len(texts)
+        for ids, said in texts:
+            counts["tokens"] += len(ids)
+            counts["said"] += sum(said)
+            counts["longest"] = max(counts["longest"], len(ids))
+
+    found = read_files(files, read, progress)
     return Report(
         lines=kinds.total(),
         documents=counts["documents"],
         tokens=counts["tokens"],
         said=counts["said"],
-        longest=longest,
+        longest=counts["longest"],
         kinds=dict(kinds),
         unread=dict(unread),
-        faults=tuple(faults),
-        more=len(bad) + len(unusable) - len(faults),
-        bad=frozenset(bad),
-        unusable=tuple(unusable),
+        faults=found.faults,
+        more=found.more,
+        bad=found.bad,
+        unusable=found.unusable,
     )

@@ -7,13 +7,19 @@ leaves one whole checkpoint, which `whole` finds.
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from safetensors import SafetensorError
 
 from minimax_m1.engine.durable import sync
+from minimax_m1.errors import DataError
+
+R = TypeVar("R", bound="Overridable")
 
 
 def write(folder: Path, fill: Callable[[Path], None]) -> None:
@@ -42,6 +48,41 @@ def whole(folder: Path) -> bool:
     """Whether there is a checkpoint; brings back the old one where a kill came between the two renames."""
     _settle(folder)
     return folder.is_dir()
+
+
+class Overridable(Protocol):
+    """A recipe, as a checkpoint keeps it."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+    def override(self, settings: Sequence[str]) -> Self: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept(Generic[R]):
+    """A checkpoint's progress, its recipe with some settings changed, and which: for the program, and for the user."""
+
+    progress: dict[str, Any]
+    recipe: R
+    changed: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def resumed(
+    folder: Path, read: Callable[[Mapping[str, Any]], R], settings: Sequence[str], fixed: Collection[str]
+) -> Kept[R]:
+    """What to go on with; raises DataError where there is no checkpoint, or a changed setting is a `fixed` one."""
+    if not whole(folder):
+        raise DataError(f"no checkpoint to resume in {folder}")
+    progress: dict[str, Any] = json.loads((folder / "progress.json").read_text("utf-8"))
+    was = read(progress["recipe"])
+    recipe = was.override(settings)
+    old, new = was.to_dict(), recipe.to_dict()
+    changed = tuple(key for key, value in new.items() if old[key] != value)
+    for key in changed:
+        if key in fixed:
+            raise DataError(f"the checkpoint in {folder} was trained with {key} {old[key]}, not {new[key]}")
+    notes = (f"changed: {'; '.join(f'{key} {old[key]} -> {new[key]}' for key in changed)}",) if changed else ()
+    return Kept(progress=progress, recipe=recipe, changed=changed, notes=notes)
 
 
 def _beside(folder: Path) -> tuple[Path, Path]:

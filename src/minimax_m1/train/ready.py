@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from minimax_m1.errors import DataError
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
 from minimax_m1.train.check import check
 from minimax_m1.train.recipe import DATA, Recipe
@@ -40,10 +39,7 @@ def ready(
         return Ready(recipe=recipe)
     files, window = [Path(file) for file in recipe.data], min(phase.length for phase in recipe.phases)
     report = check(files, tokenizer, window, progress)
-    if report.unusable or (report.faults and not skip_bad):
-        told = [*report.faults, *([f"and {report.more:,} more"] if report.more else [])]
-        leave_out = "" if report.unusable else ", or leave these lines out: --skip-bad"
-        raise DataError("\n".join([*told, f"Nothing was trained: mend the data{leave_out}"]))
+    report.refuse(skip_bad, "lines")
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.kinds.items())
     notes = [f"data: {kinds}; {report.tokens:,} tokens, {report.said:,} of them learned in full"]
     if report.bad:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from minimax_m1.errors import DataError
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
 from minimax_m1.train import checkpoint, weights
@@ -86,25 +85,16 @@ class Run:
 
         Raises DataError: there is no checkpoint, or a setting is one of `FIXED`.
         """
-        if not checkpoint.whole(folder):
-            raise DataError(f"no checkpoint to resume in {folder}")
-        kept: dict[str, Any] = json.loads((folder / "progress.json").read_text("utf-8"))
-        was = Recipe.from_dict(kept["recipe"])
-        recipe = was.override(settings)
-        old, new = was.to_dict(), recipe.to_dict()
-        changed = [key for key, value in new.items() if old[key] != value]
-        for key in changed:
-            if key in FIXED:
-                raise DataError(f"the checkpoint in {folder} was trained with {key} {old[key]}, not {new[key]}")
-        notes = (f"changed: {'; '.join(f'{key} {old[key]} -> {new[key]}' for key in changed)}",) if changed else ()
+        kept = checkpoint.resumed(folder, Recipe.from_dict, settings, FIXED)
+        recipe, progress = kept.recipe, kept.progress
         model = weights.kept(folder, recipe.start, device, recipe.lora_rank)
-        settled = Ready(recipe=recipe, skip=frozenset(kept["skip"]), notes=notes)
+        settled = Ready(recipe=recipe, skip=frozenset(progress["skip"]), notes=kept.notes)
         run = cls(settled, MiniMaxM1Tokenizer.from_pretrained(folder), model)
         state: dict[str, Any] = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
         restore(run.optimizer, state["optimizer"])
         torch.set_rng_state(state["rng"])
-        run.mixture.load(kept["mixture"])
-        run.step, run.tokens = kept["step"], kept["tokens"]
+        run.mixture.load(progress["mixture"])
+        run.step, run.tokens = progress["step"], progress["tokens"]
         return run
 
     @property

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from minimax_m1.errors import DataError
 from minimax_m1.model.batch import Batch
 from minimax_m1.model.moe import Routing, balance_loss
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
+from minimax_m1.train.optimizer import take_step
 from minimax_m1.train.pack import TrainingBatch
 
 
@@ -68,22 +68,14 @@ def train_step(
 
     Raises DataError where the gradient is not finite; the weights are then as they were.
     """
-    for group in optimizer.param_groups:
-        group["lr"] = rate
     model.train()
     found = losses(model, data, precision=precision, recompute=recompute)
     (found.loss + model.config.router_aux_loss_coef * found.balance).backward()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
-    if not torch.isfinite(norm):
-        optimizer.zero_grad(set_to_none=True)
-        raise DataError(f"the gradient's norm is {norm.item()}, so the step was not taken; try a lower learning_rate")
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    norm = take_step(model, optimizer, rate=rate, clip_norm=clip_norm)
     figures = {
         "loss": found.loss.item(),
         "balance_loss": found.balance.item(),
-        "grad_norm": norm.item(),
+        "grad_norm": norm,
         "learning_rate": rate,
     }
     return figures | _answers(found, data) | (_routers(found.routing) if report else {})

@@ -21,12 +21,10 @@ from minimax_m1.errors import DataError, RequestError
 from minimax_m1.text.chat import encode_chat
 from minimax_m1.text.messages import Message, checked_messages, checked_tools
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
+from minimax_m1.train.faults import Faults, read_files
 from minimax_m1.train.kinds import check_calls, parsed_line, written_messages, written_tools
-from minimax_m1.train.lines import numbered, place
 from minimax_m1.train.rl.prompt import Prompt
 from minimax_m1.train.shuffled import ShuffledLines
-
-_SHOWN = 20  # faults that a report spells out
 
 
 class JsonlPrompts:
@@ -106,22 +104,16 @@ def read_row(raw: bytes) -> tuple[tuple[Message, ...], tuple[dict[str, Any], ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptReport:
+class PromptReport(Faults):
     """What files hold; counts are of good rows. Empty lines count nowhere.
 
     columns: the names that every row has; partial: those that only some have; longest: the most tokens of a prompt.
-    faults: the first 20, "FILE:LINE: what is wrong"; more: how many others there are. bad: the places "FILE:LINE" of
-    all faulty rows; unusable: whole files among the faults.
     """
 
     rows: int
     columns: frozenset[str]
     partial: frozenset[str]
     longest: int
-    faults: tuple[str, ...]
-    more: int
-    bad: frozenset[str]
-    unusable: tuple[Path, ...]
 
 
 def check_prompts(
@@ -137,39 +129,23 @@ def check_prompts(
     `length` and `tools` as in `JsonlPrompts`. `progress` is told the bytes of each line read.
     """
     columns = Counter[str]()
-    rows = longest = 0
-    faults: list[str] = []  # those that are shown
-    bad: set[str] = set()
-    unusable: list[Path] = []
-    for path in files:
-        try:
-            for number, _, raw in numbered(path):
-                if progress is not None:
-                    progress(len(raw))
-                try:
-                    asked, own, beside = read_row(raw)
-                    ids = _encoded(asked, _together(tools, own), tokenizer, length)
-                except DataError as error:
-                    bad.add(place(path, number))
-                    if len(faults) < _SHOWN:
-                        faults.append(f"{place(path, number)}: {error}")
-                    continue
-                rows += 1
-                columns.update(beside.keys())
-                longest = max(longest, len(ids))
-        except DataError as error:
-            unusable.append(path)
-            if len(faults) < _SHOWN:
-                faults.append(str(error))
+    lengths: list[int] = []
+
+    def read(raw: bytes) -> None:
+        asked, own, beside = read_row(raw)
+        lengths.append(len(_encoded(asked, _together(tools, own), tokenizer, length)))
+        columns.update(beside.keys())
+
+    found = read_files(files, read, progress)
     return PromptReport(
-        rows=rows,
-        columns=frozenset(name for name, count in columns.items() if count == rows),
-        partial=frozenset(name for name, count in columns.items() if count < rows),
-        longest=longest,
-        faults=tuple(faults),
-        more=len(bad) + len(unusable) - len(faults),
-        bad=frozenset(bad),
-        unusable=tuple(unusable),
+        rows=len(lengths),
+        columns=frozenset(name for name, count in columns.items() if count == len(lengths)),
+        partial=frozenset(name for name, count in columns.items() if count < len(lengths)),
+        longest=max(lengths, default=0),
+        faults=found.faults,
+        more=found.more,
+        bad=found.bad,
+        unusable=found.unusable,
     )
 
 

@@ -215,22 +215,13 @@ class RLRun:
 
         Raises DataError: there is no checkpoint, or a setting is one of `FIXED`.
         """
-        if not checkpoint.whole(folder):
-            raise DataError(f"no checkpoint to resume in {folder}")
-        kept: dict[str, Any] = json.loads((folder / "progress.json").read_text("utf-8"))
-        was = RLRecipe.from_dict(kept["recipe"])
-        recipe = was.override(settings)
-        old, new = was.to_dict(), recipe.to_dict()
-        changed = [key for key, value in new.items() if old[key] != value]
-        for key in changed:
-            if key in FIXED:
-                raise DataError(f"the checkpoint in {folder} was trained with {key} {old[key]}, not {new[key]}")
-        notes = (f"changed: {'; '.join(f'{key} {old[key]} -> {new[key]}' for key in changed)}",) if changed else ()
+        kept = checkpoint.resumed(folder, RLRecipe.from_dict, settings, FIXED)
+        recipe, progress = kept.recipe, kept.progress
         model = weights.kept(folder, recipe.start, device, recipe.lora_rank)
         tokenizer = MiniMaxM1Tokenizer.from_pretrained(folder)
-        run = cls(recipe, tokenizer, model, skip=frozenset(kept["skip"]), notes=notes)
+        run = cls(recipe, tokenizer, model, skip=frozenset(progress["skip"]), notes=kept.notes)
         try:
-            run._restore(folder, kept, forgiven="rewards" in changed)
+            run._restore(folder, progress, forgiven="rewards" in kept.changed)
         except BaseException:  # the processes of rewards are on their way already
             run.close()
             raise
@@ -309,7 +300,7 @@ class RLRun:
                 figures["agreement"] = figures["pearson"]
         if collected is not None:
             self._said += [*collected.said, line(self.batch, figures)]
-        if self.done >= self.total:
+        if self.done >= self.total and self._held_out.prompts:
             self._actor.load(merged_weights(self.model))
             figures |= self._measured()
         if "tokens" in figures:  # of this update alone, while curves are drawn over tokens that count up
@@ -378,10 +369,7 @@ class RLRun:
 
 def _told(report: PromptReport, skip_bad: bool) -> tuple[str, ...]:
     """What the user should know of the files; raises DataError where rows cannot be used and are not to be left out."""
-    if report.unusable or (report.faults and not skip_bad):
-        told = [*report.faults, *([f"and {report.more:,} more"] if report.more else [])]
-        leave_out = "" if report.unusable else ", or leave these rows out: --skip-bad"
-        raise DataError("\n".join([*told, f"Nothing was trained: mend the data{leave_out}"]))
+    report.refuse(skip_bad, "rows")
     notes = [f"data: {report.rows:,} prompts, the longest of {report.longest:,} tokens"]
     if report.bad:
         notes.append(f"{len(report.bad):,} rows are left out, the first {report.faults[0]}")

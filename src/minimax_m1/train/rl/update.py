@@ -7,15 +7,16 @@ report, section 3.2) over the rows that predict the model's own tokens; to the l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from minimax_m1.errors import DataError
 from minimax_m1.kernels.head.reference import Scores
 from minimax_m1.model.batch import Batch
 from minimax_m1.model.moe import Routing, balance_loss
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
+from minimax_m1.train.optimizer import take_step
 from minimax_m1.train.rl.policy_loss import LossInputs, PolicyLoss, StepCounts, policy_loss
 from minimax_m1.train.rl.rollout import RolloutBatch
 
@@ -44,7 +45,7 @@ def score(
         run = model.run(Batch.of(rests, state, device), state, logits="all", head=False, recompute=recompute)
     assert run.hidden is not None
     # Row r of an answer predicts its token r + 1; the last row predicts nothing.
-    starts = [sum(lengths[:n]) + count for n, count in enumerate(shared)]
+    starts = [end - length + count for end, length, count in zip(accumulate(lengths), lengths, shared, strict=True)]
     rows, places = [], []
     first = 0
     for start, rest in zip(starts, rests, strict=True):
@@ -74,8 +75,6 @@ def update(
 
     Raises DataError where the gradient is not finite; the weights are then as they were.
     """
-    for group in optimizer.param_groups:
-        group["lr"] = rate
     model.train()
     sequence = torch.repeat_interleave(torch.arange(len(rollouts)), rollouts.lengths)
     counts = StepCounts.of(rollouts.own, sequence, rollouts.groups)
@@ -84,14 +83,8 @@ def update(
     for part in rollouts.passes(batch_tokens):
         told.append(_backward(model, part, first, counts, loss, len(rollouts.ids), precision, recompute))
         first += len(part)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
-    if not torch.isfinite(norm):
-        optimizer.zero_grad(set_to_none=True)
-        raise DataError(f"the gradient's norm is {norm.item()}, so the step was not taken; try a lower learning_rate")
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return {**_merged(told), "grad_norm": norm.item(), "learning_rate": rate}
+    norm = take_step(model, optimizer, rate=rate, clip_norm=clip_norm)
+    return {**_merged(told), "grad_norm": norm, "learning_rate": rate}
 
 
 def _backward(

@@ -1,7 +1,8 @@
 """Settings that every test shares: hypothesis draws the same cases on every run and never fails for slowness.
 
 Also what the tests of training and of its command share: a random model, and a user's chats.
-OpenMP's threads give way soon, as under the command line, so that tests beside other programs do not crawl.
+OpenMP's threads give way soon, as under the command line, so that tests beside other programs do not crawl. Kernels for
+GPUs run in Triton's interpreter where there is no GPU; it is told so before anything loads Triton.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # read when torch is loaded
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 settings.register_profile("house", derandomize=True, deadline=None)
 settings.load_profile("house")

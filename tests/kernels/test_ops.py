@@ -91,7 +91,8 @@ def test_the_fastest_on_each_device() -> None:
     assert Ops.fastest(torch.device("cpu")) is Ops.cpu() and Ops.cpu().name == "cpu (numba)"
     assert Ops.fastest(torch.device("cuda")) == Ops.torch()
     differ = {f.name for f in fields(Ops) if getattr(Ops.cpu(), f.name) != getattr(Ops.torch(), f.name)}
-    assert differ == {"attention", "layer", "lightning", "linear", "moe", "norm", "name"}
+    norms = {"norm", "add_norm", "gated_norm"}
+    assert differ == {"attention", "layer", "lightning", "linear", "moe", "name"} | norms
 
 
 def test_only_the_compiled_kernels_load_numba() -> None:

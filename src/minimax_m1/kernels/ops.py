@@ -28,8 +28,8 @@ from minimax_m1.kernels.linear.reference import linear as linear_reference
 from minimax_m1.kernels.linear.torch import linear as linear_torch
 from minimax_m1.kernels.moe.reference import moe as moe_reference
 from minimax_m1.kernels.moe.torch import moe as moe_torch
-from minimax_m1.kernels.norm.reference import rms_norm as rms_norm_reference
-from minimax_m1.kernels.norm.torch import rms_norm as rms_norm_torch
+from minimax_m1.kernels.norm import reference as norm_reference
+from minimax_m1.kernels.norm import torch as norm_torch
 from minimax_m1.kernels.quantized import Int8
 from minimax_m1.kernels.rope.reference import rope
 from minimax_m1.kernels.segments import Segments
@@ -71,6 +71,20 @@ class Norm(Protocol):
     def __call__(self, x: Tensor, weight: Tensor, eps: float, /) -> Tensor: ...
 
 
+class AddNorm(Protocol):
+    """residual and branch [..., M], alpha, beta, weight [M], eps -> their sum alpha r + beta b, and that normed."""
+
+    def __call__(
+        self, residual: Tensor, branch: Tensor, alpha: float, beta: float, weight: Tensor, eps: float, /
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+class GatedNorm(Protocol):
+    """x and gate [..., M], weight [M], eps -> x normed, times sigmoid(gate)."""
+
+    def __call__(self, x: Tensor, gate: Tensor, weight: Tensor, eps: float, /) -> Tensor: ...
+
+
 class Rope(Protocol):
     """x [T, H, D], cos and sin [T, 1, R/2] -> [T, H, D]."""
 
@@ -98,6 +112,8 @@ class Ops:
     attention: Attention
     moe: MoE
     norm: Norm
+    add_norm: AddNorm
+    gated_norm: GatedNorm
     rope: Rope
     linear: LinearMap
     head: Head
@@ -111,7 +127,9 @@ class Ops:
             lightning=lightning_reference,
             attention=attention_reference,
             moe=moe_reference,
-            norm=rms_norm_reference,
+            norm=norm_reference.rms_norm,
+            add_norm=norm_reference.add_rms_norm,
+            gated_norm=norm_reference.gated_rms_norm,
             rope=rope,
             linear=linear_reference,
             head=head_reference,
@@ -125,7 +143,9 @@ class Ops:
             lightning=lightning_torch,
             attention=attention_torch,
             moe=moe_torch,
-            norm=rms_norm_torch,
+            norm=norm_torch.rms_norm,
+            add_norm=norm_torch.add_rms_norm,
+            gated_norm=norm_torch.gated_rms_norm,
             rope=rope,
             linear=linear_torch,
             head=head_torch,
@@ -155,8 +175,9 @@ def _compiled() -> Ops:
     from minimax_m1.kernels.lightning.cpu import compile_lightning
     from minimax_m1.kernels.linear.cpu import compile_linear
     from minimax_m1.kernels.moe.cpu import compile_moe
-    from minimax_m1.kernels.norm.cpu import compile_rms_norm
+    from minimax_m1.kernels.norm.cpu import compile_norms
 
+    norm, add_norm, gated_norm = compile_norms()
     return replace(
         Ops.torch(),
         attention=compile_attention(),
@@ -164,6 +185,8 @@ def _compiled() -> Ops:
         lightning=compile_lightning(),
         linear=compile_linear(),
         moe=compile_moe(),
-        norm=compile_rms_norm(),
+        norm=norm,
+        add_norm=add_norm,
+        gated_norm=gated_norm,
         name="cpu (numba)",
     )

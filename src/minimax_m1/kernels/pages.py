@@ -70,6 +70,15 @@ class PageTable:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class BlockTable:
+    """A `PageTable` as a GPU reads it, on the pool's device: pages [N, most] int32, and lengths [N] int32, the tokens
+    that each sequence holds. A length of 0 is nobody's, in a row that only fills a batch up."""
+
+    pages: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Paged(Sequence[Tensor]):
     """The keys, or the values, of N sequences: pool [P, B, G, D] and who holds what of it."""
 

@@ -15,6 +15,7 @@ from torch.nn.functional import linear
 
 from minimax_m1.config import LIGHTNING, MiniMaxM1Config
 from minimax_m1.kernels.layer.parts import Experts, LightningMixer, Parts, Recent, SoftmaxMixer
+from minimax_m1.kernels.norm.torch import residual_sum
 from minimax_m1.kernels.ops import Layer, Ops
 from minimax_m1.model.attention import Places, SoftmaxAttention
 from minimax_m1.model.batch import Batch, Tail
@@ -75,12 +76,12 @@ class DecoderLayer(nn.Module):
         if tail is not None:
             residual = residual[tail.rows]
             threshold = threshold[tail.rows] if isinstance(threshold, Tensor) else threshold
-        x = _residual(residual, mixed, *self.mixer_scale)
-        normed = self.post_attention_layernorm(x, ops)
+        norm = self.post_attention_layernorm
+        x, normed = ops.add_norm(residual, mixed, *self.mixer_scale, norm.weight, norm.eps)
         out, routing = self.block_sparse_moe(normed, threshold, ops)
         if self.shared:
             out = self._with_shared(normed, out, ops)
-        return _residual(normed if self.postnorm else x, out, *self.mlp_scale), memory, routing
+        return residual_sum(normed if self.postnorm else x, out, *self.mlp_scale), memory, routing
 
     def _step(
         self,
@@ -161,8 +162,3 @@ class _Kept:
 def _weight(linear: nn.Module) -> Any:
     """A linear map's weight, a tensor or an `Int8`."""
     return linear.held[0] if isinstance(linear, Int8Linear) else linear.weight
-
-
-def _residual(residual: Tensor, branch: Tensor, alpha: float, beta: float) -> Tensor:
-    """alpha residual + beta branch."""
-    return torch.add(branch if beta == 1 else beta * branch, residual, alpha=alpha)

@@ -68,5 +68,5 @@ class LightningAttention(nn.Module):
         mixed, states = ops.lightning(q, k, v, self.slopes.values, batch.segments, states)
         if tail is not None:
             mixed, x = mixed[tail.rows], x[tail.rows]
-        mixed = self.norm(mixed.flatten(1), ops) * torch.sigmoid(self.output_gate(x, ops))
+        mixed = ops.gated_norm(mixed.flatten(1), self.output_gate(x, ops), self.norm.weight, self.norm.eps)
         return self.out_proj(mixed, ops), states

@@ -1,4 +1,4 @@
-"""RMSNorm through torch's own operator. In and out as in reference.py."""
+"""RMSNorm through torch's own operator, alone and with what stands beside it. In and out as in reference.py."""
 
 from __future__ import annotations
 
@@ -12,3 +12,21 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     if x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64):
         return fused(x, weight.shape, weight, eps)
     return weight * fused(x.float(), weight.shape, None, eps).to(x.dtype)
+
+
+def residual_sum(residual: Tensor, branch: Tensor, alpha: float, beta: float) -> Tensor:
+    """alpha residual + beta branch."""
+    return torch.add(branch if beta == 1 else beta * branch, residual, alpha=alpha)
+
+
+def add_rms_norm(
+    residual: Tensor, branch: Tensor, alpha: float, beta: float, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """x = alpha residual + beta branch, and x normed."""
+    x = residual_sum(residual, branch, alpha, beta)
+    return x, rms_norm(x, weight, eps)
+
+
+def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x normed, times sigmoid(gate)."""
+    return rms_norm(x, weight, eps) * torch.sigmoid(gate)

@@ -1,12 +1,14 @@
 # On a bare clone with Python 3.11 or later: `make serve` answers over HTTP, `make test` proves the code.
 # Both install the package as a user gets it (not editable), so that a file missing from the wheel is found
 # here; the stamps make a second call instant and install again only where pins, metadata or sources changed.
+# `make test GPU=1` installs Triton too, a gigabyte, and tests the kernels for GPUs, without one in its interpreter.
 
 VENV  ?= .venv
 MODEL ?= nano
 HOST  ?= 127.0.0.1
 PORT  ?= 8000
 ARGS  ?=
+GPU   ?=
 
 PYTHONS  = $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
 INSTALL  = rm -rf build && $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -19,7 +21,7 @@ SOURCES := pyproject.toml README.md $(shell find src ! -name '*.pyc' ! -path '*_
 serve: $(VENV)/.serve
 	@exec $(VENV)/bin/minimax-m1 serve --model $(MODEL) --host $(HOST) --port $(PORT) $(ARGS)
 
-test: $(VENV)/.test
+test: $(VENV)/.test $(if $(GPU),$(VENV)/.gpu)
 	$(VENV)/bin/python -m pytest $(ARGS)
 
 check: $(VENV)/.test
@@ -66,4 +68,9 @@ $(VENV)/.serve: $(VENV)/.torch $(SOURCES)
 
 $(VENV)/.test: $(VENV)/.torch $(SOURCES)
 	$(INSTALL) --no-build-isolation '.[serve,test]'
+	@touch $@
+
+# Beside the others and not instead of them: a CUDA build of torch brings a Triton of its own.
+$(VENV)/.gpu: $(VENV)/.test
+	$(INSTALL) --no-build-isolation '.[gpu]'
 	@touch $@

@@ -7,6 +7,7 @@ GPUs run in Triton's interpreter where there is no GPU; it is told so before any
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -20,6 +21,15 @@ if not Path("/dev/nvidiactl").exists():
 
 settings.register_profile("house", derandomize=True, deadline=None)
 settings.load_profile("house")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says what was left out for want of Triton."""
+    if importlib.util.find_spec("triton") is None:
+        terminalreporter.write_line(
+            "Left out: the kernels for GPUs (tests/kernels/triton), since Triton is not installed; "
+            "`make test GPU=1` installs it, 1 GB, and tests them, without a GPU in Triton's interpreter."
+        )
 
 
 @pytest.fixture(scope="session")

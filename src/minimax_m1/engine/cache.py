@@ -83,6 +83,16 @@ class Cache:
         return cache, count, min(longest, count * size)
 
     @property
+    def states(self) -> tuple[Tensor, ...]:
+        """The lightning states of all slots, [slots, H, D, D] a layer, to be written in place."""
+        return self._lightning
+
+    @property
+    def pools(self) -> tuple[Tensor, ...]:
+        """Keys and values of all pages, [2, pages, B, G, D] a layer, to be written in place."""
+        return self._pages
+
+    @property
     def checkpoint_room(self) -> int:
         """Bytes of host memory for checkpoints where nobody says: see `EngineConfig`."""
         each = sum(states[0].nbytes for states in self._lightning)
@@ -91,7 +101,7 @@ class Cache:
     def read(self, tracks: Sequence[Track]) -> State:
         """The state of these tracks side by side."""
         table = PageTable(
-            tuple(map(self._table, tracks)),
+            tuple(map(self.table, tracks)),
             tuple(track.length for track in tracks),
             self.size,
         )
@@ -166,7 +176,7 @@ class Cache:
                 rows[:, at : at + length] = new[:, done : done + length].to(data.device)
                 done += length
 
-    def _table(self, track: Track) -> NDArray[np.int64]:
+    def table(self, track: Track) -> NDArray[np.int64]:
         """A track's pages as an array, made again only where they are others or more: there may be thousands."""
         seen = self._tables.get(track.slot)
         if seen is None or seen[0] is not track.pages or len(seen[1]) != len(track.pages):

@@ -21,6 +21,7 @@ class EngineConfig:
     lightning states of that, one kept every `checkpoint_every` tokens, at the end of each prompt and reply, and where
     two prompts part; 0 takes half a gibibyte, or what 32 of them need if that is more, but never more than a quarter of
     the memory that is free.
+    enforce_eager: on a GPU, launch each decode step kernel by kernel instead of replaying it as a CUDA graph.
 
     Raises:
         RequestError: a value is out of its range; `param` names the field.
@@ -35,6 +36,7 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     checkpoint_bytes: int = 0
     checkpoint_every: int = 2048
+    enforce_eager: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (

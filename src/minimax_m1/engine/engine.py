@@ -16,6 +16,7 @@ from torch import Tensor
 
 from minimax_m1.engine.cache import Cache
 from minimax_m1.engine.config import EngineConfig
+from minimax_m1.engine.graph import DecodeGraphs
 from minimax_m1.engine.holdings import Counts, Holdings
 from minimax_m1.engine.pages import PageAllocator
 from minimax_m1.engine.prefix import Ids, PrefixCache
@@ -26,6 +27,7 @@ from minimax_m1.engine.sampler import Sampler, choose, prompt_logprobs
 from minimax_m1.engine.scheduler import Scheduler, Track
 from minimax_m1.engine.sequence import Sequence as Accepted
 from minimax_m1.errors import MiniMaxError, RequestError, ServerBusy
+from minimax_m1.model.decode import decodable
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 
 _MOST_LOGITS = 2**24  # of one slice whose prompt wants log-probabilities: 64 MB
@@ -56,7 +58,10 @@ class ModelEngine:
         self._cache, pages, self._max_model_len = Cache.fitting(model, config, max_model_len)
         self._pages = PageAllocator(pages, config.page_size)
         self._prefixes = PrefixCache(self._pages, config.checkpoint_bytes or self._cache.checkpoint_room)
-        self._runner = Runner(model, self._cache)
+        graphs = None
+        if model.device.type == "cuda" and not config.enforce_eager and decodable(model):
+            graphs = DecodeGraphs(model, self._cache, capture=True)
+        self._runner = Runner(model, self._cache, graphs)
         self._scheduler = Scheduler(config, self._pages, self._prefixes, self._runner)
         self._open: dict[str, Job] = {}  # every request that has not ended
         self._arrivals = 0

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minimax_m1.engine.cache import Cache, Parked
+from minimax_m1.engine.graph import DecodeGraphs
 from minimax_m1.engine.prefix import Checkpoint
 from minimax_m1.engine.request import TokenLogprob
 from minimax_m1.engine.sampler import Sampler
 from minimax_m1.engine.scheduler import Slice, Track
 from minimax_m1.engine.sequence import Sequence as Request
 from minimax_m1.model.batch import Batch
-from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
+from minimax_m1.model.transformer import MiniMaxM1ForCausalLM, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,12 @@ class Result:
 
 
 class Runner:
-    """Runs slices on a model and a cache."""
+    """Runs slices on a model and a cache; where all bring one token, on `graphs`, if there are any."""
 
-    def __init__(self, model: MiniMaxM1ForCausalLM, cache: Cache) -> None:
+    def __init__(self, model: MiniMaxM1ForCausalLM, cache: Cache, graphs: DecodeGraphs | None = None) -> None:
         self._model = model
         self._cache = cache
+        self._graphs = graphs
         self._answered: list[tuple[Job, Tensor | None]] = []  # let in with nothing to read
         self._failed: list[tuple[Job, Exception]] = []  # whose past could not be loaded
 
@@ -131,24 +133,32 @@ class Runner:
         tracks, jobs = [each.track for each in slices], [each.track.owner for each in slices]
         ids = [_ids(each) for each in slices]
         wanted = [_wanted(each) for each in slices]
-        state = self._cache.read(tracks)
         thresholds = [job.sequence.request.params.expert_threshold for job in jobs]
-        out = self._model.run(
-            Batch.of(ids, state, self._model.device),
-            state,
-            expert_threshold=self._thresholds(thresholds, ids),
-            logits=wanted,
-            route_all=any(job.sequence.routes_all for job in jobs),
-        )
+        out: Run | None = None
+        if self._graphs is not None and all(each.count == 1 for each in slices) and all(wanted):
+            done = self._graphs.run(tracks, [row[0] for row in ids], thresholds)
+            logits: Tensor | None = done.logits
+            experts, weights = done.experts, done.weights
+        else:
+            state = self._cache.read(tracks)
+            out = self._model.run(
+                Batch.of(ids, state, self._model.device),
+                state,
+                expert_threshold=self._thresholds(thresholds, ids),
+                logits=wanted,
+                route_all=any(job.sequence.routes_all for job in jobs),
+            )
+            logits, experts, weights = out.logits, out.routing.experts, out.routing.weights
         traced = any(job.sequence.trace is not None for job in jobs)
-        routing = (out.routing.experts.cpu().numpy(), out.routing.weights.cpu().numpy()) if traced else None
-        # What may fail for all together is above this line.
-        self._cache.write(tracks, out.state)
+        routing = (experts.cpu().numpy(), weights.cpu().numpy()) if traced else None
+        # What may fail for all together is above this line, but for a graph's step, which only a broken GPU ends.
+        if out is not None:
+            self._cache.write(tracks, out.state)
         if routing is not None:
             _trace(jobs, ids, *routing)
         for each in slices:
             each.track.length += each.count
-        parts = [None] * len(slices) if out.logits is None else out.logits.split(wanted)
+        parts = [None] * len(slices) if logits is None else logits.split(wanted)
         return [Result(logits=part if count else None) for part, count in zip(parts, wanted, strict=True)]
 
     def _thresholds(self, thresholds: Sequence[float], ids: Sequence[Sequence[int]]) -> Tensor | float:

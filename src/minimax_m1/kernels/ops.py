@@ -1,8 +1,8 @@
 """`Ops`: the frozen record of callables that a model runs on.
 
 `Ops.reference()` is the plain and slow truth, `Ops.torch()` the fast path on any device, `Ops.cpu()` the same with
-compiled decode steps for a CPU. Swap one op with `dataclasses.replace(ops, moe=...)`. Nothing is chosen behind the
-caller's back.
+compiled decode steps for a CPU, `Ops.triton()` what is made for GPUs. Swap one op with `dataclasses.replace(ops,
+moe=...)`. Nothing is chosen behind the caller's back.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib.util import find_spec
 from typing import Protocol, Self
 
 from torch import Tensor
 from torch import device as Device
 
+from minimax_m1.errors import ConfigError
 from minimax_m1.kernels.attention.reference import attention as attention_reference
 from minimax_m1.kernels.attention.torch import attention as attention_torch
 from minimax_m1.kernels.head.reference import Scores
 from minimax_m1.kernels.head.reference import logprobs as head_reference
 from minimax_m1.kernels.head.torch import logprobs as head_torch
-from minimax_m1.kernels.layer.parts import Parts, Recent, Step
+from minimax_m1.kernels.layer.parts import Parts, Past, Step
 from minimax_m1.kernels.lightning.reference import lightning as lightning_reference
 from minimax_m1.kernels.lightning.torch import lightning as lightning_torch
 from minimax_m1.kernels.linear.reference import linear as linear_reference
@@ -98,10 +100,10 @@ class Head(Protocol):
 
 
 class Layer(Protocol):
-    """x [N, M], one token a sequence; a layer's parts; states [N, H, D, D] or recent keys and values; thresholds ->
-    the whole layer's step. None: not for these, take the ops one by one."""
+    """x [N, M], one token a sequence; a layer's parts; its past; thresholds -> the whole layer's step.
+    None: not for these, take the ops one by one."""
 
-    def __call__(self, x: Tensor, parts: Parts, past: Tensor | Recent, threshold: Tensor | float, /) -> Step | None: ...
+    def __call__(self, x: Tensor, parts: Parts, past: Past, threshold: Tensor | float, /) -> Step | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,8 +165,21 @@ class Ops:
         return _compiled()
 
     @classmethod
+    def triton(cls) -> Ops:
+        """Kernels for GPUs, training included, in float32, bfloat16 and float16; on CPU tensors, Triton's interpreter.
+
+        Dense products and attention over many queries are libraries' (kernels/linear, kernels/attention).
+
+        Raises:
+            ConfigError: Triton is not installed.
+        """
+        return _triton()
+
+    @classmethod
     def fastest(cls, device: Device) -> Ops:
-        """What an engine runs on a device: `cpu` on a CPU where it can be, else `torch`. `name` tells which."""
+        """What runs on a device: `cpu` on a CPU where it can be, `triton` on CUDA, else `torch`. `name` tells which."""
+        if device.type == "cuda":
+            return cls.triton()
         return cls.cpu() if device.type == "cpu" and sys.platform == "linux" else cls.torch()
 
 
@@ -189,4 +204,32 @@ def _compiled() -> Ops:
         add_norm=add_norm,
         gated_norm=gated_norm,
         name="cpu (numba)",
+    )
+
+
+@cache
+def _triton() -> Ops:
+    if find_spec("triton") is None:
+        raise ConfigError("kernels for GPUs need Triton, which is not installed: pip install 'minimax-m1[gpu]'")
+    from minimax_m1.kernels.attention.triton import attention
+    from minimax_m1.kernels.head.triton import logprobs
+    from minimax_m1.kernels.layer.triton import layer
+    from minimax_m1.kernels.lightning.triton import lightning
+    from minimax_m1.kernels.linear.triton import linear
+    from minimax_m1.kernels.moe.triton import moe
+    from minimax_m1.kernels.norm.triton import add_rms_norm, gated_rms_norm, rms_norm
+    from minimax_m1.kernels.rope.triton import rope as rotate
+
+    return Ops(
+        lightning=lightning,
+        attention=attention,
+        moe=moe,
+        norm=rms_norm,
+        add_norm=add_rms_norm,
+        gated_norm=gated_rms_norm,
+        rope=rotate,
+        linear=linear,
+        head=logprobs,
+        layer=layer,
+        name="triton",
     )

@@ -102,16 +102,20 @@ class DecoderLayer(nn.Module):
             past = Recent(after.keys, after.values, rows, places.cos, places.sin)
         elif not isinstance(memory, Tensor):
             return None
-        if self._kept is None or not self._kept.holds():
-            self._kept = _Kept(self, self._parts())
-        step = None if self._kept.parts is None else layer(x, self._kept.parts, past, threshold)
+        parts = self.parts()
+        step = None if parts is None else layer(x, parts, past, threshold)
         if step is None:
             return None
         routing = Routing(experts=step.experts, weights=step.weights, logits=step.logits)
         return step.x, step.states if after is None else after, routing
 
-    def _parts(self) -> Parts | None:
+    def parts(self) -> Parts | None:
         """The layer's tensors; None where a map does more than multiply by its weight, as with an adapter beside it."""
+        if self._kept is None or not self._kept.holds():
+            self._kept = _Kept(self, self._gather())
+        return self._kept.parts
+
+    def _gather(self) -> Parts | None:
         mixer, moe = self.self_attn, self.block_sparse_moe
         if any(isinstance(each, Linear) and type(each) is not Linear for each in mixer.children()):
             return None

@@ -1,8 +1,8 @@
 """Triton's kernels against their references: on a GPU where there is one, else in Triton's interpreter on the CPU.
 
-Outputs are full of NaN before a kernel writes them, so that what it leaves out is seen. The interpreter multiplies the
-bits of bfloat16 numbers as if they were whole numbers, and cuts numbers off where a GPU rounds to nearest: both are
-mended here, by torch's own conversions.
+Outputs are full of NaN before a kernel writes them, so that what it leaves out is seen. The interpreter takes the
+bits of bfloat16 numbers for whole numbers where it multiplies or makes them of whole numbers, and cuts numbers off
+where a GPU rounds to nearest: all are mended here, by torch's own conversions.
 """
 
 from __future__ import annotations
@@ -61,10 +61,18 @@ def _interpreter() -> None:
         return as_torch(data, kind).to(kinds[into]).view(whole[bits]).numpy().view(f"uint{bits}")
 
     def dot(_self: Any, a: Any, b: Any, acc: Any, *_: Any) -> Any:
-        x, y = (as_torch(t.data, t.dtype.scalar) if t.dtype.scalar in kinds else torch.from_numpy(t.data) for t in (a, b))
-        exact = np.matmul(x.to(torch.float64).numpy(), y.to(torch.float64).numpy())
+        x, y = (as_torch(t.data, t.dtype.scalar).to(torch.float64).numpy() for t in (a, b))
+        exact = np.matmul(x, y)
         kind = acc.data.dtype
         return interpreter.TensorHandle(exact.astype(kind) + acc.data, acc.dtype.scalar)
 
+    def from_whole(_self: Any, data: Any, into: Any) -> Any:
+        numbers = torch.from_numpy(data.data.copy()).to(kinds[into.scalar])
+        return interpreter.TensorHandle(
+            numbers.view(whole[into.scalar.primitive_bitwidth]).numpy().view(interpreter._get_np_dtype(into)),
+            into.scalar,
+        )
+
     interpreter._convert_float = convert
     interpreter.InterpreterBuilder.create_dot = dot
+    interpreter.InterpreterBuilder.create_si_to_fp = from_whole

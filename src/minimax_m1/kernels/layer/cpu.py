@@ -23,7 +23,7 @@ from torch import Tensor
 from minimax_m1.kernels.attention.cpu import Look, look
 from minimax_m1.kernels.formats import BFLOAT16, FLOAT32, FORMATS, INT8, compiles
 from minimax_m1.kernels.formats import parts as split
-from minimax_m1.kernels.layer.parts import LightningMixer, Parts, Recent, Step
+from minimax_m1.kernels.layer.parts import LightningMixer, Parts, Past, Recent, Step
 from minimax_m1.kernels.layer.stages import add, bend, choose, norm_rows, product, scale_rows, turn, widen
 from minimax_m1.kernels.lightning.cpu import step
 from minimax_m1.kernels.moe.cpu import both_products
@@ -39,7 +39,7 @@ def compile_layer() -> Layer:
     """The op, compiled."""
     kernel = Kernel(_layer, _COUNT)
 
-    def layer(x: Tensor, parts: Parts, past: Tensor | Recent, threshold: Tensor | float) -> Step | None:
+    def layer(x: Tensor, parts: Parts, past: Past, threshold: Tensor | float) -> Step | None:
         mixer, experts = parts.mixer, parts.experts
         maps = (mixer.qkv, mixer.gate) if isinstance(mixer, LightningMixer) else (mixer.q, mixer.k, mixer.v)
         held = [split(weight) for weight in (experts.w13, experts.w2, mixer.out, *maps)]
@@ -109,9 +109,13 @@ class _Room:
         return self.addresses[7]
 
 
-def _takes(x: Tensor, parts: Parts, past: Tensor | Recent, weights: Sequence[Tensor]) -> bool:
+def _takes(x: Tensor, parts: Parts, past: Past, weights: Sequence[Tensor]) -> bool:
     """Whether the kernels read all of these where they lie."""
-    if not compiles(x, *weights) or weights[0].dtype not in (x.dtype, torch.int8):
+    if (
+        not isinstance(past, Tensor | Recent)
+        or not compiles(x, *weights)
+        or weights[0].dtype not in (x.dtype, torch.int8)
+    ):
         return False
     if len(x) > _MOST_TOKENS[FORMATS[weights[0].dtype]]:
         return False

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from minimax_m1.kernels.pages import Paged
+from minimax_m1.kernels.pages import BlockTable, Paged
 from minimax_m1.kernels.quantized import Int8
+from minimax_m1.kernels.slots import Slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,26 @@ class Recent:
 
 
 @dataclass(frozen=True, slots=True)
+class Pooled:
+    """`Recent` without a word on the host: pools [P, B, G, D], tables and places on their device.
+
+    Places are int64; -1, with a length of 0 in the table, is nobody's, in a row that only fills a batch up.
+    """
+
+    keys: Tensor
+    values: Tensor
+    table: BlockTable
+    places: Tensor
+    cos: Tensor
+    sin: Tensor
+
+
+Past = Tensor | Slots | Recent | Pooled  # of a lightning layer [N, H, D, D] or in slots, of a softmax layer in pages
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """What a layer gives: x [N, M]; states [N, H, D, D] afterwards, None of a softmax layer, whose pages were written;
+    """What a layer gives: x [N, M]; states [N, H, D, D] afterwards, None where pages or slots were written in place;
     and the routing: experts [N, K] (-1 dropped), weights [N, K], logits [N, E]."""
 
     x: Tensor

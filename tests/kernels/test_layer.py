@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from minimax_m1.kernels.layer import reference
-from minimax_m1.kernels.layer.parts import Experts, LightningMixer, Parts, Recent, SoftmaxMixer, Step
+from minimax_m1.kernels.layer.parts import Experts, LightningMixer, Parts, Pooled, Recent, SoftmaxMixer, Step
 from minimax_m1.kernels.ops import Layer, Ops
-from minimax_m1.kernels.pages import Paged, PageTable
+from minimax_m1.kernels.pages import BlockTable, Paged, PageTable
 from minimax_m1.kernels.quantized import Int8
 from minimax_m1.kernels.rope.reference import rope_tables
+from minimax_m1.kernels.slots import Slots
 
 FORMATS = ["float32", "bfloat16", "int8", "int8 in bfloat16"]
 PAGE = 5
@@ -194,6 +195,38 @@ def test_numbers_that_are_none_reach_the_output_of_their_own_sequence_alone() ->
     assert ((step.experts >= -1) & (step.experts < 6)).all()
 
 
+def test_slots_and_pools_are_the_same_past_where_it_lies() -> None:
+    x, parts, past = made("lightning", "float32", 3)
+    assert isinstance(past, Tensor)
+    told = reference.layer(x, parts, past, 0.6)
+    pool = torch.randn(6, *past.shape[1:])
+    kept, index = pool.clone(), torch.tensor([4, -1, 0, 2], dtype=torch.int32)
+    pool[index[[0, 2, 3]]] = past
+    step = reference.layer(x[[0, 0, 1, 2]], parts, Slots(pool, index), 0.6)
+    torch.testing.assert_close(step.x[[0, 2, 3]], told.x)
+    assert step.states is None and told.states is not None
+    torch.testing.assert_close(pool[[4, 0, 2]], told.states)
+    assert torch.equal(pool[[1, 3, 5]], kept[[1, 3, 5]])
+
+
+def test_pools_with_tables_on_the_device_are_the_same_pages() -> None:
+    x, parts, past = made("softmax", "float32", 3)
+    assert isinstance(past, Recent)
+    pools = [held.pool.clone() for held in (past.keys, past.values)]
+    told = reference.layer(x, parts, past, 0.6)
+    table, rows = past.keys.table, [0, 1, 1, 2]
+    pages = torch.zeros(4, max(map(len, table.pages)), dtype=torch.int32)
+    for row, n in enumerate(rows):
+        pages[row, : len(table.pages[n])] = torch.from_numpy(table.pages[n])
+    lengths, places = torch.tensor(table.lengths, dtype=torch.int32)[rows], past.places[rows]
+    lengths[1], places[1] = 0, -1
+    pooled = Pooled(*pools, BlockTable(pages, lengths), places, past.cos[rows], past.sin[rows])
+    step = reference.layer(x[rows], parts, pooled, 0.6)
+    torch.testing.assert_close(step.x[[0, 2, 3]], told.x)
+    for held, pool in zip((past.keys, past.values), pools, strict=True):
+        assert torch.equal(held.pool, pool)
+
+
 def test_what_it_is_not_for_is_left_to_the_ops() -> None:
     x, parts, past = made("lightning", "float32", 2)
     assert isinstance(past, Tensor)
@@ -201,6 +234,7 @@ def test_what_it_is_not_for_is_left_to_the_ops() -> None:
     assert layer(x.double(), parts, past, 1.0) is None
     assert layer(x.bfloat16(), parts, past, 1.0) is None
     assert layer(x, parts, past.double(), 1.0) is None
+    assert layer(x, parts, Slots(past, torch.arange(2)), 1.0) is None
     assert layer(x.repeat(40, 1), parts, past.repeat(40, 1, 1, 1), 1.0) is None
     with torch.enable_grad():
         assert layer(x, parts, past, 1.0) is None

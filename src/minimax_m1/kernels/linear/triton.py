@@ -44,7 +44,7 @@ def linear(x: Tensor, weight: Tensor | Int8) -> Tensor:
     flat = x.reshape(rows, width)
     flat = flat if flat.stride(1) == 1 else flat.contiguous()
     out = x.new_empty(*x.shape[:-1], count)
-    tall, wide, deep, warps = _tiles(rows, count)
+    tall, wide, deep, warps, stages = _tiles(rows, count)
     grid = triton.cdiv(count, wide), triton.cdiv(rows, tall)
     if rows and count:
         _product[grid](
@@ -52,7 +52,7 @@ def linear(x: Tensor, weight: Tensor | Int8) -> Tensor:
             *(rows, count, width, flat.stride(0)),
             *(tall, wide, deep, x.dtype is torch.float32),
             num_warps=warps,
-            num_stages=4 if tall <= 64 else 3,
+            num_stages=stages,
         )
     return out
 
@@ -65,12 +65,15 @@ _PAIRS = (
 )
 
 
-def _tiles(rows: int, count: int) -> tuple[int, int, int, int]:
-    """Rows of x, rows of the weight and steps of a tile, and warps: many small tiles where only memory matters."""
-    if rows > 64:
-        return 128, 128, 64, 8
-    tall = max(16, triton.next_power_of_2(rows))
-    return tall, 32 if count <= 16_384 else 64, 128, 4
+def _tiles(rows: int, count: int) -> tuple[int, int, int, int, int]:
+    """Rows of x and of the weight in a tile, its steps, warps and stages.
+
+    Up to 16 rows only the weight's bytes matter: small tiles, many at a time. With more, every tile reads all of x from
+    the second cache, so that tiles are wide.
+    """
+    if rows <= 16:
+        return 16, 32 if count <= 16_384 else 64, 128, 4, 4
+    return min(128, triton.next_power_of_2(rows)), 128, 64, 8, 3
 
 
 @triton.jit

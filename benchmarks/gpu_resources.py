@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What one compiled kernel takes; loads are counted by their bytes a thread, `copies` those that pass registers by."""
+    """What one compiled kernel takes; `loads` by their bytes a thread, `copies` those that pass registers by."""
 
     case: str
     kernel: str
@@ -103,7 +104,9 @@ def compiled(launch: Launch) -> tuple[Any, dict[str, Any]]:
     options, signature, constants, attributes = kernel._pack_args(backend, keywords, bound, specialization, options)
     source = ASTSource(kernel, signature, constants, attributes)
     named = {kernel.arg_names[path[0]]: value for path, value in constants.items() if len(path) == 1}
-    settings = {name: value for name, value in named.items() if kernel.params[kernel.arg_names.index(name)].is_constexpr}
+    settings = {
+        name: value for name, value in named.items() if kernel.params[kernel.arg_names.index(name)].is_constexpr
+    }
     return compile(source, target=target, options=options.__dict__), settings
 
 
@@ -157,25 +160,35 @@ def _loads(ptx: str) -> dict[int, int]:
     return dict(sorted(counts.items(), reverse=True))
 
 
-def measure(cases: Mapping[str, Callable[[], None]], say: Callable[[str], None]) -> list[Resources]:
-    """Each case's kernels, each kernel once a case; a case whose module is not there is skipped and told."""
+def measure(
+    cases: Mapping[str, Callable[[], None]], say: Callable[[str], None]
+) -> tuple[list[Resources], dict[str, str]]:
+    """Each case's kernels, each kernel once a case; and what kept a case from being measured."""
     found: list[Resources] = []
+    faults: dict[str, str] = {}
     for name, case in cases.items():
         try:
-            with recorded() as launches:
-                case()
-        except ImportError as error:
-            say(f"{name}: skipped, {error}")
+            mine = of_case(name, case)
+        except Exception as error:  # one kernel that does not compile keeps no other one from being told
+            faults[name] = f"{type(error).__name__}: {error}"
+            say(f"{name}: FAILED, {''.join(traceback.format_exception(error, limit=-4))}")
             continue
-        mine: dict[str, Resources] = {}
-        for launch in launches:
-            told = resources(name, launch)
-            key = str((told.kernel, told.settings, told.registers, told.shared))
-            mine[key] = replace(mine[key], times=mine[key].times + 1) if key in mine else told
-            if mine[key] is told:
-                say(line(told))
-        found += mine.values()
-    return found
+        for told in mine:
+            say(line(told))
+        found += mine
+    return found, faults
+
+
+def of_case(name: str, case: Callable[[], None]) -> list[Resources]:
+    """A case's kernels, each kernel once."""
+    with recorded() as launches:
+        case()
+    mine: dict[str, Resources] = {}
+    for launch in launches:
+        told = resources(name, launch)
+        key = str((told.kernel, told.settings, told.registers, told.shared))
+        mine[key] = replace(mine[key], times=mine[key].times + 1) if key in mine else told
+    return list(mine.values())
 
 
 def line(told: Resources) -> str:
@@ -195,7 +208,7 @@ def line(told: Resources) -> str:
 def table(found: Sequence[Resources]) -> str:
     """All kernels as a Markdown table."""
     rows = [
-        "| case | kernel | registers | spilled bytes | shared KB | warps | blocks an SM | matrix | widest load, bytes |",
+        "| case | kernel | registers | spilled bytes | shared KB | warps | blocks an SM | matrix | bytes a load |",
         "|---|---|---:|---:|---:|---:|---:|---|---:|",
     ]
     for told in found:
@@ -216,6 +229,7 @@ def main() -> None:
     asked = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET"):
         sys.exit("TRITON_INTERPRET is set: the interpreter compiles nothing")
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as it is on a GPU; 3.9 asks for it to be said
     from gpu_cases import cases
 
     parts = [part for part in asked.only.split(",") if part]
@@ -223,13 +237,14 @@ def main() -> None:
     if asked.list:
         print("\n".join(chosen))
         return
-    found = measure(chosen, lambda text: print(text, flush=True))
+    found, faults = measure(chosen, lambda text: print(text, flush=True))
     if asked.json is not None:
         asked.json.write_text(json.dumps([asdict(told) for told in found], indent=1) + "\n", "utf-8")
     if asked.markdown:
         print(table(found))
     bad = [told for told in found if told.spilled or not told.fits]
-    print(f"{len(found)} kernels, {len(bad)} of them spill or do not fit")
+    print(f"{len(found)} kernels, {len(bad)} of them spill or do not fit; {len(faults)} cases failed")
+    sys.exit(1 if faults else 0)
 
 
 if __name__ == "__main__":

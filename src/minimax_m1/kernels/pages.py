@@ -30,6 +30,7 @@ class PageTable:
     _places: dict[tuple[tuple[int, ...], torch.device], Tensor] = field(default_factory=dict, repr=False)
     _after: dict[tuple[int, ...], PageTable] = field(default_factory=dict, repr=False)
     _flat: dict[torch.device, tuple[Tensor, tuple[int, ...]]] = field(default_factory=dict, repr=False)
+    _blocks: dict[torch.device, BlockTable] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -67,6 +68,19 @@ class PageTable:
             firsts = tuple(accumulate(map(len, used), initial=0))[:-1]
             self._flat[device] = (pages.to(device), firsts)
         return self._flat[device]
+
+    def blocks(self, device: torch.device) -> BlockTable:
+        """For kernels that read tables on a GPU: the pages in use, as wide as the longest sequence has them."""
+        if device not in self._blocks:
+            counts = [-(-length // self.size) for length in self.lengths]
+            both = np.zeros((len(counts), 1 + max(counts, default=0)), np.int32)  # lengths, then pages: one copy
+            both[:, 0] = self.lengths
+            for row, pages, count in zip(both, self.pages, counts, strict=True):
+                assert len(pages) >= count, (len(pages), count)
+                row[1 : count + 1] = pages[:count]
+            held = torch.from_numpy(both).to(device)
+            self._blocks[device] = BlockTable(held[:, 1:].contiguous(), held[:, 0].contiguous())
+        return self._blocks[device]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

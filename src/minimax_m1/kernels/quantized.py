@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from minimax_m1.kernels.eager import eager
+from minimax_m1.kernels.fp8 import Fp8
 
 _MOST = 127  # -128 is left out, so that a row's two signs round alike
 _FINER = 254  # an input's rest goes from -1/2 to 1/2 of its step, and is told in so many parts of it
@@ -75,9 +76,9 @@ class Int8:
         return out.view(self.shape)
 
 
-def dense(weight: Tensor | Int8, dtype: torch.dtype) -> Tensor:
-    """The weight as a tensor for inputs of this dtype: an `Int8`, or a narrower tensor, is brought to it."""
-    if isinstance(weight, Int8):
+def dense(weight: Tensor | Int8 | Fp8, dtype: torch.dtype) -> Tensor:
+    """The weight as a tensor for inputs of this dtype: an `Int8`, an `Fp8` or a narrower tensor is brought to it."""
+    if isinstance(weight, Int8 | Fp8):
         return weight.dequantized(dtype)
     return weight.to(dtype) if torch.promote_types(weight.dtype, dtype) is dtype else weight
 

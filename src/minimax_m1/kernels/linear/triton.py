@@ -68,12 +68,13 @@ _PAIRS = (
 def _tiles(rows: int, count: int) -> tuple[int, int, int, int, int]:
     """Rows of x and of the weight in a tile, its steps, warps and stages.
 
-    Up to 16 rows only the weight's bytes matter: small tiles, many at a time. With more, every tile reads all of x from
-    the second cache, so that tiles are wide.
+    Where few rows meet a short weight, tiles are small so that all of the GPU reads; else they are wide, since each
+    reads all of x from the second cache.
     """
-    if rows <= 16:
-        return 16, 32 if count <= 16_384 else 64, 128, 4, 4
-    return min(128, triton.next_power_of_2(rows)), 128, 64, 8, 3
+    tall = min(128, max(16, triton.next_power_of_2(rows)))
+    if tall <= 64 and (tall == 16 or count <= 16_384):
+        return tall, 32 if count <= 16_384 else 64, 128, 4, 4
+    return tall, 128, 64, 8, 3
 
 
 @triton.jit

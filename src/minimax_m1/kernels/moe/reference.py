@@ -1,7 +1,8 @@
 """Mixture of experts said plainly: every expert runs on every token, the weights pick.
 
 In: x [T, M]; experts and weights [T, K] from route.py; w13 [E, 2F, M] (gate rows, then up rows); w2 [E, M, F].
-Out: [T, M]. Expert e is w2( silu(w1 x) * w3 x ). Weights may be int8 with scales, and then have no gradient.
+Out: [T, M]. Expert e is w2( silu(w1 x) * w3 x ). Weights may be int8 or fp8 with scales, and then
+have no gradient.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import silu
 
+from minimax_m1.kernels.fp8 import Fp8
 from minimax_m1.kernels.quantized import Int8, dense
 
 
-def moe(x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor | Int8, w2: Tensor | Int8) -> Tensor:
+def moe(
+    x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor | Int8 | Fp8, w2: Tensor | Int8 | Fp8
+) -> Tensor:
     """Weighted sum of the chosen experts; differentiable in x, weights, w13 and w2."""
     out = x.new_zeros(x.shape)
     for expert in range(len(w13)):

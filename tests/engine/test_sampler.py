@@ -6,7 +6,7 @@ It is longer than 400 lines because every rule of sampling is behind one door, `
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,15 @@ def draws(
 ) -> Counter[int]:
     one = sampler(vocab=len(logits), **{"seed": 3, **params})
     return Counter(pick(logits, one, banned).token for _ in range(count))
+
+
+@pytest.fixture(scope="module", autouse=True, params=["on the host", "on the device"])
+def _both_draws(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test runs with the draw of a CPU and with the draw of a GPU, which runs anywhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "on the device":
+            patch.setattr(module, "_draw", module._draw_there)
+        yield
 
 
 def test_no_rows_give_nothing() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import fields, replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 
+from minimax_m1.errors import ConfigError
 from minimax_m1.kernels.ops import Ops
 from minimax_m1.kernels.pages import PageTable
 from minimax_m1.model.batch import Batch
@@ -89,10 +91,17 @@ def test_steps_of_replies_and_prompts_together_equal_each_alone() -> None:
 
 def test_the_fastest_on_each_device() -> None:
     assert Ops.fastest(torch.device("cpu")) is Ops.cpu() and Ops.cpu().name == "cpu (numba)"
-    assert Ops.fastest(torch.device("cuda")) == Ops.torch()
     differ = {f.name for f in fields(Ops) if getattr(Ops.cpu(), f.name) != getattr(Ops.torch(), f.name)}
     norms = {"norm", "add_norm", "gated_norm"}
     assert differ == {"attention", "layer", "lightning", "linear", "moe", "name"} | norms
+
+
+def test_a_gpu_needs_triton_and_says_so() -> None:
+    if find_spec("triton") is None:
+        with pytest.raises(ConfigError, match=r"pip install 'minimax-m1\[gpu\]'"):
+            Ops.fastest(torch.device("cuda"))
+    else:
+        assert Ops.fastest(torch.device("cuda")) is Ops.triton() and Ops.triton().name == "triton"
 
 
 def test_only_the_compiled_kernels_load_numba() -> None:

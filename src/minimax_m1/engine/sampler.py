@@ -18,6 +18,7 @@ from torch import Tensor
 
 from minimax_m1.engine.request import SamplingParams, TokenLogprob
 from minimax_m1.errors import RequestError
+from minimax_m1.kernels.sampling.torch import draw
 
 # Numbers in flight while ids are drawn: a few MB, which stay in a core's cache.
 _BLOCK = 2**20
@@ -142,14 +143,15 @@ def choose(
                 drawn.append(i)
             elif row is not None:
                 tokens[i] = int(row.argmax())
-    rows = max(1, _BLOCK // logits.shape[1])
-    for start in range(0, len(drawn), rows):
+    rows = len(drawn) if logits.is_cuda else max(1, _BLOCK // logits.shape[1])
+    for start in range(0, len(drawn), max(rows, 1)):
         part = drawn[start : start + rows]
-        scores = logits[part].cpu()
+        scores = logits[part]
         for place, i in enumerate(part):
             if i in changed:
-                scores[place] = torch.from_numpy(changed[i])
-        for i, token in zip(part, _draw(scores, [samplers[i] for i in part]), strict=True):
+                scores[place] = torch.from_numpy(changed[i]).to(scores.device)
+        some = [samplers[i] for i in part]
+        for i, token in zip(part, _draw_there(scores, some) if scores.is_cuda else _draw(scores, some), strict=True):
             tokens[i] = token
     chosen = logprobs.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
     asked = [i for i, s in enumerate(samplers) if s.params.logprobs is not None and i not in errors]
@@ -206,6 +208,30 @@ def _tops(logprobs: Tensor, ids: Sequence[int], counts: Sequence[int]) -> list[t
                 top.append(TokenLogprob(token_id=other, logprob=value, rank=values.index(value) + 1))
         tops.append(tuple(top))
     return tops
+
+
+def _draw_there(scores: Tensor, samplers: Sequence[Sampler]) -> list[int]:
+    """As `_draw`, on the scores' device: of a large vocabulary they would take longer to come here than to be drawn."""
+    vocab, device = scores.shape[1], scores.device
+    params = [sampler.params for sampler in samplers]
+    kept = [each.top_k if 0 < each.top_k < vocab else vocab for each in params]
+    wide = torch.tensor(
+        [
+            [sampler.uniform(), each.top_p, each.min_p, each.temperature]
+            for sampler, each in zip(samplers, params, strict=True)
+        ],
+        dtype=torch.float64,
+    ).to(device)
+    ids = draw(
+        scores,
+        wide[:, 0],
+        temperature=wide[:, 3],
+        top_k=torch.tensor(kept).to(device) if min(kept) < vocab else None,
+        top_p=wide[:, 1] if any(each.top_p < 1 for each in params) else None,
+        min_p=wide[:, 2] if any(each.min_p > 0 for each in params) else None,
+    )
+    chosen: list[int] = ids.tolist()
+    return chosen
 
 
 def _draw(scores: Tensor, samplers: Sequence[Sampler]) -> list[int]:

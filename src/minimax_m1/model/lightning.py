@@ -63,7 +63,7 @@ class LightningAttention(nn.Module):
         self, x: Tensor, batch: Batch, states: Tensor, ops: Ops, tail: Tail | None = None
     ) -> tuple[Tensor, Tensor]:
         """x [T, M], states [N, H, D, D] -> [T, M], or [R, M] for the tail alone; states."""
-        qkv = silu(self.qkv_proj(x, ops)).view(len(x), self.heads, 3 * self.width)
+        qkv = silu(self.qkv_proj(x, ops), inplace=not torch.is_grad_enabled()).view(len(x), self.heads, 3 * self.width)
         q, k, v = qkv.split(self.width, -1)
         mixed, states = ops.lightning(q, k, v, self.slopes.values, batch.segments, states)
         if tail is not None:

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or torch warns, for the sake of the NaN below
+
 if importlib.util.find_spec("triton") is None:
     collect_ignore_glob = ["test_*.py"]
 

@@ -88,3 +88,15 @@ def test_a_token_without_a_page_is_our_mistake() -> None:
         pages.places(Segments.of([2]), CPU)
     with pytest.raises(AssertionError):
         PageTable((np.array([1, 0]),), (9,), 4).flat(CPU)
+
+
+@given(st.lists(st.integers(0, 40), max_size=4), st.integers(1, 17), st.integers(0, 2))
+def test_a_gpu_is_told_the_pages_in_use_row_by_row(lengths: list[int], size: int, spare: int) -> None:
+    pages, _ = table(lengths, size, spare=spare) if lengths else (PageTable((), (), size), 0)
+    blocks = pages.blocks(CPU)
+    assert pages.blocks(CPU) is blocks
+    assert blocks.pages.dtype == blocks.lengths.dtype == torch.int32
+    assert blocks.lengths.tolist() == lengths
+    assert blocks.pages.shape == (len(lengths), max([-(-length // size) for length in lengths], default=0))
+    for row, held, length in zip(blocks.pages.tolist(), pages.pages, lengths, strict=True):
+        assert row[: -(-length // size)] == held[: -(-length // size)].tolist()

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from minimax_m1.kernels.rope.reference import rope, rope_tables
+from minimax_m1.kernels.rope.reference import rope, rope_tables, rotate_and_store
 
 
 @pytest.mark.parametrize("rotary", [0, 2, 6, 8])
@@ -41,3 +41,14 @@ def test_bfloat16_heads_are_rotated_in_float32() -> None:
     x = torch.randn(3, 2, 8).bfloat16()
     tables = rope_tables(torch.tensor([100_000, 200_001, 999_999]), 8, 1e7, torch.float32)
     assert torch.equal(rope(x, *tables), rope(x.float(), *tables).bfloat16())
+
+
+def test_a_step_keeps_rotated_keys_and_values_in_their_places() -> None:
+    q, k, v = torch.randn(3, 4, 8), torch.randn(3, 2, 8), torch.randn(3, 2, 8)
+    tables = rope_tables(torch.tensor([7, 0, 31]), 6, 1e4, torch.float32)
+    pools = torch.zeros(2, 4, 16, 2, 8)
+    out = rotate_and_store(q, k, v, *tables, *pools, torch.tensor([35, -1, 0]))
+    assert torch.equal(out, rope(q, *tables))
+    expected = torch.zeros(2, 64, 2, 8)
+    expected[0, [35, 0]], expected[1, [35, 0]] = rope(k, *tables)[[0, 2]], v[[0, 2]]
+    assert torch.equal(pools.flatten(1, 2), expected)

@@ -52,3 +52,10 @@ def test_parts_that_lie_side_by_side_are_slices() -> None:
 def test_tables_are_kept_for_the_next_layer() -> None:
     segments = Segments.of([5, 9])
     assert segments.blocks(4, torch.device("cpu")) is segments.blocks(4, torch.device("cpu"))
+
+
+def test_libraries_are_told_where_sequences_begin() -> None:
+    segments = Segments.of([3, 0, 5])
+    starts = segments.starts(torch.device("cpu"))
+    assert starts.dtype is torch.int32 and starts.tolist() == [0, 3, 3, 8]
+    assert segments.starts(torch.device("cpu")) is starts

@@ -48,6 +48,8 @@ class Segments:
     cu_seqlens: tuple[int, ...]
     _blocks: dict[tuple[int, torch.device], Blocks] = field(default_factory=dict, compare=False, repr=False)
     _parts: dict[torch.device, list[Part]] = field(default_factory=dict, compare=False, repr=False)
+    _starts: dict[torch.device, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    _pieces: dict[tuple[int, torch.device], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         assert self.cu_seqlens[0] == 0 and all(a <= b for a, b in pairwise(self.cu_seqlens)), self.cu_seqlens
@@ -82,6 +84,12 @@ class Segments:
             self._blocks[key] = _cut(self, size, device)
         return self._blocks[key]
 
+    def starts(self, device: torch.device) -> Tensor:
+        """`cu_seqlens` as libraries' kernels take it, int32 [N+1]."""
+        if device not in self._starts:
+            self._starts[device] = torch.tensor(self.cu_seqlens, dtype=torch.int32).to(device)
+        return self._starts[device]
+
     def parts(self, device: torch.device) -> list[Part]:
         """The sequences that bring exactly one token, then the others; empty where all are of one kind."""
         if device not in self._parts:
@@ -90,6 +98,22 @@ class Segments:
                 both[length != 1].append(n)
             self._parts[device] = [_part(self, numbers, device) for numbers in both] if all(both) else []
         return self._parts[device]
+
+    def pieces(self, longest: int, device: torch.device) -> Tensor:
+        """The sequences cut into pieces of `longest` tokens, the last one shorter, for kernels that scan: int64 [P, 6].
+
+        A row is a sequence, its first token and how many it has; the number of its first piece, how many it has and
+        which of them this is. Longer pieces stand first, so that they start first; one of no tokens is a piece too.
+        """
+        key = (longest, device)
+        if key not in self._pieces:
+            rows: list[tuple[int, ...]] = []
+            for n, (start, stop) in enumerate(pairwise(self.cu_seqlens)):
+                first, count = len(rows), max(1, -(-(stop - start) // longest))
+                rows += [(n, start, stop - start, first, count, rank) for rank in range(count)]
+            rows.sort(key=lambda row: -min(row[2] - row[5] * longest, longest))
+            self._pieces[key] = torch.tensor(rows, dtype=torch.int64).to(device)
+        return self._pieces[key]
 
 
 def _part(segments: Segments, numbers: list[int], device: torch.device) -> Part:

@@ -27,3 +27,18 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = first.to(cos.dtype), second.to(cos.dtype)
     turned = torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
     return torch.cat((turned.to(x.dtype), rest), -1)
+
+
+def rotate_and_store(
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, places: Tensor
+) -> Tensor:
+    """q [N, H, D] rotated, one token a sequence; k [N, G, D], rotated, and v [N, G, D] are written to pages.
+
+    keys and values [P, B, G, D]; places [N] are rows of them seen as [P * B], -1 writes nothing.
+    """
+    key = rope(k, cos, sin)
+    for n, place in enumerate(places.tolist()):
+        if place >= 0:
+            page, within = divmod(place, keys.shape[1])
+            keys[page, within], values[page, within] = key[n], v[n]
+    return rope(q, cos, sin)

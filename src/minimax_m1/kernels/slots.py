@@ -13,10 +13,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slots:
-    """pool [S, H, D, D] and index [N] int32 on its device; -1 is nobody's, in a row that only fills a batch up."""
+    """pool [S, H, D, D] and index [N] int32 on its device; -1 is nobody's, in a row that only fills a batch up.
+
+    `arrived`, int32 zeros [N], is where kernels count and leave zeros again: one for all layers saves each its own.
+    """
 
     pool: Tensor
     index: Tensor
+    arrived: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)

@@ -65,12 +65,13 @@ def decode(
     cos, sin = rope_tables(at, config.rotary_dim, config.rope_theta, torch.promote_types(model.dtype, torch.float32))
     table = BlockTable(batch.pages, (batch.positions + 1).to(torch.int32))
     states, pools = iter(lightning), iter(softmax)
+    arrived = torch.zeros_like(batch.slots)
     places = None
     x = model.model.embed_tokens(batch.ids)
     experts, weights = [], []
     for kind, layer in zip(config.attn_type_list, _layers(model), strict=True):
         if kind == LIGHTNING:
-            past: Past = Slots(next(states), batch.slots)
+            past: Past = Slots(next(states), batch.slots, arrived)
         else:
             keys, values = next(pools)
             if places is None:

@@ -1,6 +1,6 @@
 """What each GPU kernel takes of an H100, from the compiler alone: no GPU is needed.
 
-    python benchmarks/gpu_resources.py [--only lightning,moe] [--list] [--json FILE] [--markdown]
+    python benchmarks/gpu_resources.py [--only lightning,moe] [--share 0/8] [--list] [--json FILE]
 
 The real host code runs on tensors without data (device "meta") and its launches are caught and compiled for sm_90 as
 Triton would: registers, spilled bytes (stack and local), shared memory, warps, blocks an SM can hold, which matrix
@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 ARCH = 90
 # Of one SM of an H100; memory is handed out in these units (CUDA's occupancy calculator).
@@ -71,10 +72,11 @@ class Resources:
 @contextmanager
 def recorded() -> Iterator[list[Launch]]:
     """Launches of the block's host code, none of which happens."""
+    import torch
     from triton.runtime.jit import JITFunction
 
     launches: list[Launch] = []
-    run = JITFunction.run
+    autocast = torch.is_autocast_enabled
 
     def record(self: Any, *args: Any, grid: Any, warmup: bool, **keywords: Any) -> None:
         if callable(grid):
@@ -82,11 +84,11 @@ def recorded() -> Iterator[list[Launch]]:
             grid = grid({**names, **keywords})
         launches.append(Launch(self, args, keywords, tuple(map(int, grid))))
 
-    JITFunction.run = record
-    try:
+    def never_on_meta(device: str = "cuda") -> bool:  # torch itself refuses the question
+        return device != "meta" and autocast(device)
+
+    with patch.object(JITFunction, "run", record), patch.object(torch, "is_autocast_enabled", never_on_meta):
         yield launches
-    finally:
-        JITFunction.run = run
 
 
 def compiled(launch: Launch) -> tuple[Any, dict[str, Any]]:
@@ -119,7 +121,7 @@ def resources(case: str, launch: Launch) -> Resources:
     shared, warps = int(built.metadata.shared), int(built.metadata.num_warps)
     return Resources(
         case=case,
-        kernel=launch.kernel.__name__,
+        kernel=f"{launch.kernel.module.split('.')[-2]}.{launch.kernel.__name__}",
         grid=launch.grid,
         settings={name: value for name, value in settings.items() if isinstance(value, int | float | str | None)},
         warps=warps,
@@ -191,6 +193,17 @@ def of_case(name: str, case: Callable[[], None]) -> list[Resources]:
     return list(mine.values())
 
 
+def distinct(found: Sequence[Resources]) -> list[dict[str, Any]]:
+    """Each kernel and configuration once, with the cases that it came up in."""
+    kept: dict[str, dict[str, Any]] = {}
+    for told in found:
+        row = {name: value for name, value in asdict(told).items() if name not in ("case", "grid", "seconds", "times")}
+        cases = kept.setdefault(json.dumps(row), {"cases": [], **row})["cases"]
+        if told.case not in cases:
+            cases.append(told.case)
+    return list(kept.values())
+
+
 def line(told: Resources) -> str:
     """One kernel in one line."""
     faults = "" if told.fits else "  DOES NOT FIT"
@@ -205,27 +218,12 @@ def line(told: Resources) -> str:
     )
 
 
-def table(found: Sequence[Resources]) -> str:
-    """All kernels as a Markdown table."""
-    rows = [
-        "| case | kernel | registers | spilled bytes | shared KB | warps | blocks an SM | matrix | bytes a load |",
-        "|---|---|---:|---:|---:|---:|---:|---|---:|",
-    ]
-    for told in found:
-        widest = max([*told.loads, *told.copies], default=0)
-        rows.append(
-            f"| {told.case} | `{told.kernel}` | {told.registers} | {told.spilled} | {told.shared / 1024:.1f} | "
-            f"{told.warps} | {told.blocks} | {told.matrix or '-'} | {widest or '-'} |"
-        )
-    return "\n".join(rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="", help="parts of cases' names, with commas between; all if not said")
+    parser.add_argument("--share", default="0/1", help="I/N: only each N-th case from the I-th on")
     parser.add_argument("--list", action="store_true", help="names the cases")
     parser.add_argument("--json", type=Path, help="writes everything to this file")
-    parser.add_argument("--markdown", action="store_true", help="prints a table last")
     asked = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET"):
         sys.exit("TRITON_INTERPRET is set: the interpreter compiles nothing")
@@ -234,14 +232,15 @@ def main() -> None:
 
     parts = [part for part in asked.only.split(",") if part]
     chosen = {name: case for name, case in cases().items() if not parts or any(part in name for part in parts)}
+    first, step = map(int, asked.share.split("/"))
+    chosen = dict(list(chosen.items())[first::step])
     if asked.list:
         print("\n".join(chosen))
         return
     found, faults = measure(chosen, lambda text: print(text, flush=True))
     if asked.json is not None:
-        asked.json.write_text(json.dumps([asdict(told) for told in found], indent=1) + "\n", "utf-8")
-    if asked.markdown:
-        print(table(found))
+        lines = ",\n".join(json.dumps(row) for row in distinct(found))
+        asked.json.write_text(f"[\n{lines}\n]\n", "utf-8")
     bad = [told for told in found if told.spilled or not told.fits]
     print(f"{len(found)} kernels, {len(bad)} of them spill or do not fit; {len(faults)} cases failed")
     sys.exit(1 if faults else 0)

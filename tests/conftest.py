@@ -10,6 +10,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,28 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("start") / "model"
     Run.begin(recipe("tiny")).finish(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def pretending() -> Callable[..., None]:
+    """Runs a script in a process that can pretend to have a GPU (pretend_gpu.py); what fails there fails here."""
+    import torch
+    from torch.utils import backend_registration
+
+    if torch.cuda.is_available() or not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
+        pytest.skip("this torch has a GPU, or cannot be given a device of ours")
+
+    def run(script: str, *arguments: Path) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+
+    return run
 
 
 @pytest.fixture

@@ -99,6 +99,47 @@ def test_every_command_that_answers_takes_a_quantisation(small: Path, command: l
     assert result.stderr.splitlines()[-1] == "minimax-m1: quantization must be null or \"int8\", got 'int3'"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["generate", "hi", "-m"], ["chat", "-m"], ["serve", "--port", "0", "-m"], ["eval"], ["bench"]),
+        *(["eval", "--heatmap", "--lengths", "300"], ["context", "create", "-", "--out", "x.ctx", "-m"]),
+    ],
+)
+def test_every_command_that_runs_a_model_says_that_a_device_is_not_there(small: Path, command: list[str]) -> None:
+    result = run(*command, small, "--device", "abacus", "--dtype", "bfloat16", stdin="text")
+    assert result.exit_code == 2, result.output
+    assert result.stderr.splitlines()[-1].startswith("minimax-m1: device 'abacus' cannot be used: ")
+
+
+def test_generate_in_bfloat16(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
+
+    seen: list[torch.dtype] = []
+    step = MiniMaxM1ForCausalLM.run
+    monkeypatch.setattr(
+        MiniMaxM1ForCausalLM, "run", lambda self, *some, **more: seen.append(self.dtype) or step(self, *some, **more)
+    )
+    assert run("generate", "hello", "-m", small, "--dtype", "bfloat16").exit_code == 0
+    assert {*seen} == {torch.bfloat16}
+
+
+def test_too_little_memory_on_a_gpu_is_one_sentence(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr(MiniMaxM1ForCausalLM, "from_pretrained", full)
+    result = run("generate", "hello", "-m", small)
+    assert result.exit_code == 2
+    assert result.stderr == "minimax-m1: CUDA out of memory. Tried to allocate 2.00 GiB.\n"
+
+
 def test_generate_in_int8(small: Path) -> None:
     whole = json.loads(run("generate", "hello", "-m", small, "--quantization", "int8", "--json").stdout)
     assert whole["usage"]["output_tokens"] == 8

@@ -13,7 +13,7 @@ import pytest
 
 from minimax_m1.errors import ContextLengthExceeded, DataError, RequestError
 from minimax_m1.eval import heatmap
-from minimax_m1.eval.heatmap import Heatmap, Plan, examples, measure, reading_speed, record, save, table
+from minimax_m1.eval.heatmap import Heatmap, Opened, Plan, examples, measure, reading_speed, record, save, table
 from minimax_m1.eval.suites import Case
 from minimax_m1.llm import LLM
 
@@ -76,7 +76,9 @@ def test_a_plan_that_cannot_be_is_one_sentence(changed: dict[str, Any], said: st
 
 def test_a_text_beyond_the_window_is_refused_before_anything_runs(llm: LLM) -> None:
     with pytest.raises(ContextLengthExceeded, match=r"a text of 16,000 tokens .* context window of 16,384 tokens"):
-        measure(llm, Plan(lengths=(300, 16000)), model="tiny", heard=lambda tokens: pytest.fail("it ran"))
+        measure(
+            llm, Plan(lengths=(300, 16000)), model="tiny", opened=Opened(), heard=lambda tokens: pytest.fail("it ran")
+        )
 
 
 def test_each_cell_is_counted_and_each_text_is_read_once(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +95,7 @@ def test_each_cell_is_counted_and_each_text_is_read_once(llm: LLM, monkeypatch: 
     monkeypatch.setattr("minimax_m1.eval.held_out._room", lambda cases, tokenizer: 1)
     plan = Plan(lengths=(800, 300), depths=(0, 40, 100), cases=2)
     heard: list[int] = []
-    found = measure(llm, plan, model="tiny", heard=heard.append)
+    found = measure(llm, plan, model="tiny", opened=Opened(), heard=heard.append)
     assert found.right == ((2, 0), (2, 0), (0, 0))
     assert cached[0][1] < 500 < cached[-1][1]  # short texts first
     assert len(cached) == 12 and all(length - 40 < known < length for known, length in cached)
@@ -113,7 +115,7 @@ def test_the_plan_and_the_seed_decide_the_texts(llm: LLM, monkeypatch: pytest.Mo
     texts = []
     for chosen in (plan, plan, Plan(lengths=(400,), depths=(0, 50), cases=2), Plan(lengths=(400,), cases=1, seed=1)):
         asked.clear()
-        measure(llm, chosen, model="tiny")
+        measure(llm, chosen, model="tiny", opened=Opened())
         texts.append(list(asked))
     assert texts[0] == texts[1] and len({text.partition("\n")[0] for text in texts[0]}) == 4
     assert texts[2] == texts[0][2:] and texts[3][0] not in texts[0]
@@ -121,7 +123,13 @@ def test_the_plan_and_the_seed_decide_the_texts(llm: LLM, monkeypatch: pytest.Mo
 
 def test_the_record_has_what_repeats_it(tmp_path: Path) -> None:
     plan = Plan(lengths=(1000, 8000), depths=(0, 37.5, 100), cases=4, facts=7)
-    found = Heatmap(plan=plan, right=((4, 3), (2, 1), (0, 4)), seconds=1.5, model="my models/nano", quantization="int8")
+    found = Heatmap(
+        plan=plan,
+        right=((4, 3), (2, 1), (0, 4)),
+        seconds=1.5,
+        model="my models/nano",
+        opened=Opened(quantization="int8"),
+    )
     picture = save(found, tmp_path / "new" / "folder")
     kept = json.loads((picture.parent / "heatmap.json").read_text())
     assert kept == record(found)
@@ -131,7 +139,7 @@ def test_the_record_has_what_repeats_it(tmp_path: Path) -> None:
         "minimax-m1 eval 'my models/nano' --heatmap --lengths 1000,8000 --depths 0,37.5,100 --cases 4 "
         "--facts 7 --seed 0 --quantization int8"
     )
-    assert "quantization" not in record(replace(found, quantization=None))["command"]
+    assert "quantization" not in record(replace(found, opened=Opened()))["command"]
     assert picture.name == "heatmap.png" and picture.read_bytes().startswith(b"\x89PNG")
     assert table(found).splitlines() == [
         "depth      1,000     8,000",
@@ -144,7 +152,7 @@ def test_the_record_has_what_repeats_it(tmp_path: Path) -> None:
 def test_without_matplotlib_the_counts_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     plan = Plan(lengths=(300,), depths=(0,), cases=1)
-    found = Heatmap(plan=plan, right=((1,),), seconds=1.0, model="nano", quantization=None)
+    found = Heatmap(plan=plan, right=((1,),), seconds=1.0, model="nano", opened=Opened())
     with pytest.raises(DataError, match=r"drawing needs the extra: pip install 'minimax-m1\[train\]'"):
         save(found, tmp_path)
     assert json.loads((tmp_path / "heatmap.json").read_text())["right"] == [[1]]

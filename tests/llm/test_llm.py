@@ -323,6 +323,12 @@ def test_the_limits_are_the_engine_s(words: MiniMaxM1Tokenizer) -> None:
         LLM("no-such-model-here", max_seqs=2)  # type: ignore[call-arg]
 
 
+def test_a_device_that_is_not_there_is_said_before_anything_is_loaded() -> None:
+    for device in ("abacus", "meta"):
+        with pytest.raises(RequestError, match=f"device '{device}' cannot be used: "):
+            LLM("no-such-model-here", device=device)
+
+
 def test_int8_weights_and_floating_point_do_not_share_a_context(llm: LLM, tmp_path: Path) -> None:
     tiny_model(llm.get_tokenizer()).save_pretrained(tmp_path / "model")
     llm.get_tokenizer().save_pretrained(tmp_path / "model")

@@ -274,8 +274,17 @@ def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no device 'gpu' here: give cpu, cuda or cuda:N"):
+    with pytest.raises(DataError, match="device 'gpu' cannot be used, give cpu, cuda or cuda:N: "):
         train(recipe("tiny"), tmp_path / "run", device="gpu")
+
+
+def test_a_device_without_enough_memory_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(run: Run, report: bool) -> dict[str, float]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 MiB free.")
+
+    monkeypatch.setattr(Run, "train_step", full)
+    with pytest.raises(DataError, match=r"little memory; lower batch_tokens.*: CUDA out of memory. Tried .* 2.00 GiB$"):
+        train(recipe("tiny"), tmp_path / "run")
 
 
 def test_memory_is_the_process_own() -> None:

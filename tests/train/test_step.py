@@ -82,8 +82,26 @@ def test_answers_are_what_is_said_however_much_prompts_weigh() -> None:
     assert found[2]["loss"] != pytest.approx(found[2]["answer_loss"])
 
 
+def test_figures_are_those_of_each_layer_and_each_token_by_itself() -> None:
+    model, data = small(), batch(0.0)
+    optimizer = adamw(model, rate=0.0, betas=(0.9, 0.95), eps=1e-8, decay=0.0)
+    found = losses(model.train(), data, precision="float32", recompute=False)
+    worst, entropy = [], []
+    for experts, logits in zip(found.routing.experts, found.routing.logits.detach(), strict=True):
+        loads = torch.tensor([float((experts == expert).sum()) for expert in range(logits.shape[-1])])
+        worst.append((loads.max() / loads.mean()).item())
+        shares = logits[experts[:, 0] >= 0].softmax(-1)
+        entropy.append(-(shares * shares.log()).sum(-1).mean().item())
+    figures = train_step(model, optimizer, data, rate=0.0, clip_norm=1.0)
+    assert figures["expert_load_max"] == pytest.approx(max(worst))
+    assert figures["router_entropy"] == pytest.approx(sum(entropy) / len(entropy))
+    assert figures["answer_loss"] == pytest.approx(-found.logprobs[data.learned].mean().item())
+    assert figures["answer_accuracy"] == pytest.approx(found.right[data.learned].float().mean().item())
+    assert figures["loss"] == pytest.approx(found.loss.item())
+
+
 def test_a_dropped_slot_is_no_experts_load() -> None:
     experts = torch.tensor([[[0, 1], [1, -1], [2, -1], [3, 2], [-1, -1]]])  # the last row was not run
     figures = _routers(Routing(experts=experts, weights=torch.ones(1, 5, 2), logits=torch.zeros(1, 5, 4)))
-    assert figures["expert_load_max"] == pytest.approx(2 / (6 / 4))
-    assert figures["router_entropy"] == pytest.approx(math.log(4))
+    assert figures["expert_load_max"].item() == pytest.approx(2 / (6 / 4))
+    assert figures["router_entropy"].item() == pytest.approx(math.log(4))

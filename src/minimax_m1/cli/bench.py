@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minimax_m1.cli.options import AsJson, Quantization, print_json
+from minimax_m1.cli.options import AsJson, Device, Dtype, Quantization, print_json
 from minimax_m1.errors import RequestError
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _STEPS = 32  # decode steps that one figure is taken from
-_MOST = 65_536  # tokens of past, all sequences together; a larger cell of the table would take minutes
+_MOST = 65_536  # tokens of past, all sequences together; on a CPU a larger cell of the table would take minutes
+_MOST_ON_DEVICE = 2**22
 _PAGE = 256  # tokens; what a sequence may need beyond its own
 _QUESTION = 32  # new tokens behind a prefix that is cached
 
@@ -36,9 +37,8 @@ def bench(
     name: Annotated[str, typer.Argument(metavar="MODEL", help='"nano", a folder, or a hub id.')] = "nano",
     prompt_lengths: Annotated[str, typer.Option(help="Tokens of the prompts, with commas.")] = "512,2048,8192",
     batch: Annotated[str, typer.Option(help="Replies written side by side, with commas.")] = "1,8,32",
-    dtype: Annotated[
-        str, typer.Option(help='Of the weights, such as "bfloat16"; "auto" is the checkpoint\'s.')
-    ] = "auto",
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
     quantization: Quantization = None,
     repeats: Annotated[int, typer.Option(min=1, help="Each figure is the median of so many.")] = 3,
     as_json: AsJson = False,
@@ -55,7 +55,7 @@ def bench(
         def tell(what: str) -> None:
             bar.update(task, advance=1, description=what)
 
-        report = measure(name, dtype, quantization, lengths, batches, repeats, tell)
+        report = measure(name, dtype, device, quantization, lengths, batches, repeats, tell)
     if as_json:
         print_json(report)
     else:
@@ -125,6 +125,7 @@ def random_ids(vocabulary: int, length: int, seed: int) -> list[int]:
 def measure(
     name: str,
     dtype: str,
+    device: str,
     quantization: str | None,
     lengths: Sequence[int],
     batches: Sequence[int],
@@ -135,37 +136,41 @@ def measure(
 
     Raises:
         ModelNotFound, CheckpointError, ConfigError: the model cannot be loaded.
-        RequestError: a length does not fit the model.
+        RequestError: a length does not fit the model, or there is no such device.
     """
     import torch
 
     from minimax_m1.engine.config import EngineConfig
     from minimax_m1.engine.engine import ModelEngine
     from minimax_m1.kernels.ops import Ops
+    from minimax_m1.llm.device import usable
     from minimax_m1.location import locate
     from minimax_m1.model.inspect import inspect_model
     from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 
-    folder, ops = locate(name), Ops.fastest(torch.device("cpu"))
+    where = usable(device)
+    folder, ops = locate(name), Ops.fastest(where)
     known = inspect_model(folder)
     model = MiniMaxM1ForCausalLM.from_pretrained(
-        folder, dtype=dtype, quantization=quantization, ops=ops, progress=False
+        folder, dtype=dtype, device=where, quantization=quantization, ops=ops, progress=False
     )
     config = EngineConfig(max_num_seqs=max(batches), page_size=_PAGE)
     engine, vocabulary = ModelEngine(model, eos_ids=(), config=config), model.config.vocab_size
+    unmeasured = 0 if where.type == "cpu" else 1  # on a GPU each new shape compiles kernels or records a graph
 
     def timed(length: int, count: int, steps: int) -> list[Times]:
         """Each time with other prompts, and nothing kept of the ones before."""
         times = []
-        for seed in range(repeats):
+        for seed in range(unmeasured + repeats):
             engine.forget()
             prompts = [random_ids(vocabulary, length, seed * count + number) for number in range(count)]
             times.append(together(engine, prompts, steps))
-        return times
+        return times[unmeasured:]
 
     timed(8, 1, 2)  # kernels compile, or come from numba's cache, at the first call
     tell("measuring the machine")
-    machine = rates(2**28, 2048, repeats)
+    most, sizes = (_MOST, (2**28, 2048)) if where.type == "cpu" else (_MOST_ON_DEVICE, (2**32, 8192))
+    machine = rates(*sizes, repeats, device)
     prefill = []
     for length in lengths:
         tell(f"reading {length:,} tokens")
@@ -182,7 +187,7 @@ def measure(
     for length in lengths:
         for count in batches:
             tell(f"writing {count} replies after {length:,} tokens")
-            if length * count > _MOST or not fits(engine, [length + 1 + _STEPS] * count):
+            if length * count > most or not fits(engine, [length + 1 + _STEPS] * count):
                 continue
             step = statistics.median(times.step for times in timed(length, count, _STEPS))
             decode.append(
@@ -204,6 +209,7 @@ def measure(
         "parameters": known.parameters,
         "dtype": str(model.dtype).removeprefix("torch."),
         "quantization": model.config.quantization,
+        "device": where.type,
         "kernels": ops.name,
         "torch": torch.__version__,
         "repeats": repeats,
@@ -218,24 +224,35 @@ def measure(
     }
 
 
-def rates(size: int, side: int, repeats: int) -> dict[str, Any]:
+def rates(size: int, side: int, repeats: int, device: str = "cpu") -> dict[str, Any]:
     """GB/s of reading `size` bytes, GFLOP/s of products of square matrices of `side`: the best of `repeats` each."""
     import torch
+
+    where = torch.device(device)
+
+    def waited() -> None:
+        if where.type != "cpu":
+            torch.accelerator.synchronize(where)
 
     def best(action: Callable[[], object]) -> float:
         seconds = []
         for _ in range(1 + repeats):  # the first one warms up
+            waited()
             began = time.perf_counter()
             action()
+            waited()
             seconds.append(time.perf_counter() - began)
         return min(seconds[1:])
 
-    rows = torch.ones(size // 4)
-    report: dict[str, Any] = {"threads": torch.get_num_threads(), "memory_gb_per_second": size / best(rows.sum) / 1e9}
+    report: dict[str, Any] = {"threads": torch.get_num_threads()}
+    if where.type == "cuda":
+        report["gpu"] = torch.cuda.get_device_name(where)
+    report["memory_gb_per_second"] = round(size / best(torch.rand(size // 4, device=where).sum) / 1e9, 1)
     for dtype in ("float32", "bfloat16"):
-        square = torch.ones(side, side, dtype=getattr(torch, dtype))
-        report[f"{dtype}_gflops"] = 2 * side**3 / best(partial(torch.mm, square, square)) / 1e9
-    return {key: round(value, 1) for key, value in report.items()}
+        # Not ones: a GPU multiplies what is always the same faster than anything that is real.
+        square = torch.randn(side, side, device=where, dtype=getattr(torch, dtype))
+        report[f"{dtype}_gflops"] = round(2 * side**3 / best(partial(torch.mm, square, square)) / 1e9, 1)
+    return report
 
 
 def step_bytes(model: MiniMaxM1ForCausalLM, past: int, count: int) -> float:
@@ -292,9 +309,10 @@ def _show(report: dict[str, Any]) -> None:
         step = f"{row['ms_a_step']:.2f} ms"
         writing.add_row(f"{row['past']:,}", f"{row['batch']}", f"{row['tokens_per_second']:,.0f}", step, f"{share:.0%}")
     console = Console()
+    parts = machine.get("gpu") or f"{machine['threads']} threads"
     console.print(
         f"{report['model']}: {report['parameters'] / 1e6:,.1f}M parameters, {weights}, kernels: {report['kernels']}\n"
-        f"this machine: {machine['threads']} threads, reads {roof:,.1f} GB/s, multiplies matrices at "
+        f"this machine: {parts}, reads {roof:,.1f} GB/s, multiplies matrices at "
         f"{machine['float32_gflops']:,.0f} GFLOP/s in float32 and {machine['bfloat16_gflops']:,.0f} in bfloat16",
         highlight=False,
     )

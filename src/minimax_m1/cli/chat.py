@@ -11,7 +11,18 @@ from typing import Annotated, Any
 import typer
 
 from minimax_m1.cli.answer import tell
-from minimax_m1.cli.options import MaxNewTokens, Model, Quantization, Seed, Temperature, Threshold, TopP, open_model
+from minimax_m1.cli.options import (
+    Device,
+    Dtype,
+    MaxNewTokens,
+    Model,
+    Quantization,
+    Seed,
+    Temperature,
+    Threshold,
+    TopP,
+    open_model,
+)
 from minimax_m1.errors import RequestError
 
 app = typer.Typer()
@@ -27,9 +38,13 @@ def chat(
     seed: Seed = None,
     expert_threshold: Threshold = 1.0,
     quantization: Quantization = None,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
 ) -> None:
     """Talk with the model; /reset starts anew, /quit leaves, Ctrl-C stops an answer."""
-    llm, params = open_model(model, max_new_tokens, temperature, top_p, seed, expert_threshold, quantization)
+    llm, params = open_model(
+        model, max_new_tokens, temperature, top_p, seed, expert_threshold, quantization, dtype, device
+    )
     start = [{"role": "system", "content": system}] if system else []
     messages: list[dict[str, Any]] = list(start)
     if sys.stdin.isatty():

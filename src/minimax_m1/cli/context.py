@@ -20,6 +20,8 @@ import typer
 from minimax_m1.cli.answer import tell
 from minimax_m1.cli.options import (
     AsJson,
+    Device,
+    Dtype,
     MaxNewTokens,
     Quantization,
     Seed,
@@ -54,6 +56,8 @@ def create(
     model: Annotated[str, typer.Option("--model", "-m", help='"nano", a folder, or a hub id.')] = "nano",
     save_every: SaveEvery = 16_384,
     quantization: Quantization = None,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
 ) -> None:
     """Read texts into a context; after a kill, the same command goes on from the last save."""
     from minimax_m1.llm import LLM
@@ -61,7 +65,7 @@ def create(
 
     folder, texts = _place(out), _texts(files)
     name = str(Path(model).expanduser().resolve()) if model != "nano" and Path(model).expanduser().is_dir() else model
-    llm = LLM(model, quantization=quantization)
+    llm = LLM(model, dtype=dtype, device=device, quantization=quantization)
     steps = contexts.create(llm, folder, texts, created=time.time(), save_every=save_every, model=name)
     _follow(steps, folder)
 
@@ -73,13 +77,15 @@ def extend(
     model: Named = None,
     save_every: SaveEvery = 16_384,
     quantization: Quantization = None,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
 ) -> None:
     """Read more texts at the end of a context."""
     from minimax_m1.llm import LLM
     from minimax_m1.llm import context as contexts
 
     place, texts = _place(folder), _texts(files)
-    llm = LLM(_model_of(place, model), quantization=quantization)
+    llm = LLM(_model_of(place, model), dtype=dtype, device=device, quantization=quantization)
     _follow(contexts.extend(llm, place, texts, save_every=save_every), place)
 
 
@@ -94,6 +100,8 @@ def ask(
     seed: Seed = None,
     expert_threshold: Threshold = 1.0,
     quantization: Quantization = None,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Answer a question about a context without reading it again; the context stays as it is."""
@@ -103,7 +111,9 @@ def ask(
     place = _place(folder)
     text = sys.stdin.read() if question == "-" else question
     name = _model_of(place, model)
-    llm, params = open_model(name, max_new_tokens, temperature, top_p, seed, expert_threshold, quantization)
+    llm, params = open_model(
+        name, max_new_tokens, temperature, top_p, seed, expert_threshold, quantization, dtype, device
+    )
     started = time.perf_counter()
     prompt = contexts.question(llm, contexts.open_context(llm, place), text)
     if not as_json:

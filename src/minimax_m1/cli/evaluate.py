@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minimax_m1.cli.options import AsJson, Quantization, print_json
+from minimax_m1.cli.options import AsJson, Device, Dtype, Quantization, print_json
 from minimax_m1.errors import RequestError
 
 if TYPE_CHECKING:
-    from minimax_m1.eval.heatmap import Plan
+    from minimax_m1.eval.heatmap import Opened, Plan
     from minimax_m1.eval.held_out import Score
 
 app = typer.Typer()
@@ -41,17 +41,26 @@ def evaluate(
     facts: Annotated[int, typer.Option(min=0, help="Heat map: other facts of the same form in each text.")] = 0,
     out: Annotated[Path, typer.Option(help="Heat map: folder for heatmap.json and heatmap.png.")] = Path("heatmap"),
     quantization: Quantization = None,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on held-out cases of the task families."""
     if not heatmap:
         count = _CASES if cases is None else cases
         heat = _TEMPERATURE if temperature is None else temperature
-        measure(name, count, seed, as_json, quantization, suites=suite or (), samples=samples, temperature=heat)
+        measure(
+            *(name, count, seed, as_json, quantization),
+            dtype=dtype,
+            device=device,
+            suites=suite or (),
+            samples=samples,
+            temperature=heat,
+        )
         return
     if suite or samples or temperature is not None:
         raise RequestError("--heatmap takes none of --suite, --samples and --temperature")
-    from minimax_m1.eval.heatmap import Plan
+    from minimax_m1.eval.heatmap import Opened, Plan
 
     plan = Plan(
         lengths=tuple(int(each) for each in _numbers("lengths", lengths, whole=True)),
@@ -60,7 +69,7 @@ def evaluate(
         facts=facts,
         seed=seed,
     )
-    _draw(name, plan, out, as_json, quantization)
+    _draw(name, plan, out, as_json, Opened(dtype=dtype, device=device, quantization=quantization))
 
 
 def measure(
@@ -70,6 +79,8 @@ def measure(
     as_json: bool,
     quantization: str | None = None,
     *,
+    dtype: str = "auto",
+    device: str = "cpu",
     suites: Sequence[str] = (),
     samples: int = 0,
     temperature: float = _TEMPERATURE,
@@ -80,7 +91,7 @@ def measure(
     from minimax_m1.llm import LLM
 
     chosen = choose(suites)
-    llm = LLM(name, quantization=quantization)
+    llm = LLM(name, dtype=dtype, device=device, quantization=quantization)
     scores = []
     for score in evaluate(llm, chosen, cases=cases, seed=seed, samples=samples, temperature=temperature):
         scores.append(score)
@@ -120,7 +131,7 @@ def _numbers(name: str, text: str, *, whole: bool) -> list[float]:
     return numbers
 
 
-def _draw(name: str, plan: Plan, out: Path, as_json: bool, quantization: str | None) -> None:
+def _draw(name: str, plan: Plan, out: Path, as_json: bool, opened: Opened) -> None:
     """The heat map: what it will take, a bar, a table, and the files."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -130,7 +141,7 @@ def _draw(name: str, plan: Plan, out: Path, as_json: bool, quantization: str | N
     from minimax_m1.train.curves import figure
 
     figure(1, 1)  # that drawing is possible is known before minutes are spent
-    llm = LLM(name, quantization=quantization)
+    llm = LLM(name, dtype=opened.dtype, device=opened.device, quantization=opened.quantization)
     plan.check(llm.max_model_len)
     speed = reading_speed(llm)
     typer.echo(
@@ -142,9 +153,7 @@ def _draw(name: str, plan: Plan, out: Path, as_json: bool, quantization: str | N
     columns = (BarColumn(), TextColumn("{task.completed:,.0f} tokens"), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=plan.tokens)
-        found = measure(
-            llm, plan, model=name, quantization=quantization, heard=lambda tokens: bar.advance(task, tokens)
-        )
+        found = measure(llm, plan, model=name, opened=opened, heard=lambda tokens: bar.advance(task, tokens))
     picture = save(found, out)
     if as_json:
         print_json(record(found))

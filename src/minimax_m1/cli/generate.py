@@ -11,6 +11,8 @@ import typer
 from minimax_m1.cli.answer import tell
 from minimax_m1.cli.options import (
     AsJson,
+    Device,
+    Dtype,
     MaxNewTokens,
     Model,
     Quantization,
@@ -37,6 +39,8 @@ def generate(
     seed: Seed = None,
     expert_threshold: Threshold = 1.0,
     quantization: Quantization = None,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Answer one prompt."""
@@ -45,7 +49,9 @@ def generate(
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text:
         raise RequestError("the prompt is empty; it needs at least 1 character", param="prompt")
-    llm, params = open_model(model, max_new_tokens, temperature, top_p, seed, expert_threshold, quantization)
+    llm, params = open_model(
+        model, max_new_tokens, temperature, top_p, seed, expert_threshold, quantization, dtype, device
+    )
     ids = llm.get_tokenizer().encode(text) if raw else llm.chat_ids([{"role": "user", "content": text}])
     if not as_json:
         tell(llm, ids, params, plain=raw)

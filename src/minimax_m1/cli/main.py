@@ -30,6 +30,11 @@ class _Group(TyperGroup):
         except BrokenPipeError:  # the reader of our output left, as `head` does
             sys.stderr.close()
             raise typer.Exit(0) from None
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's own, which is not loaded here
+                raise
+            typer.echo(f"minimax-m1: {str(error).splitlines()[0]}", err=True)
+            raise typer.Exit(2) from None
         except OSError as error:
             typer.echo(f"minimax-m1: {error.strerror or error}: {error.filename or ''}".rstrip(": "), err=True)
             raise typer.Exit(2) from None

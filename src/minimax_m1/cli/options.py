@@ -17,6 +17,8 @@ Model = Annotated[str, typer.Option("--model", "-m", help='"nano", a folder, or 
 MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Most tokens to make; default: the model's own.")]
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy; default: the model's own.")]
 TopP = Annotated[float | None, typer.Option(help="Sample from the likeliest tokens of this total probability.")]
+Dtype = Annotated[str, typer.Option(help='Of the weights, such as "bfloat16"; "auto" is the checkpoint\'s.')]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or cuda:1.")]
 Threshold = Annotated[float, typer.Option(help="Share of the gate to keep, in (0, 1]; lower is faster.")]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
 MaxModelLen = Annotated[int | None, typer.Option(help="Most tokens of input and output; default: the model's limit.")]
@@ -34,11 +36,13 @@ def open_model(
     seed: int | None,
     expert_threshold: float,
     quantization: str | None = None,
+    dtype: str = "auto",
+    device: str = "cpu",
 ) -> tuple[LLM, SamplingParams]:
     """The model, and its own sampling settings with what the user gave put over them."""
     from minimax_m1.llm import LLM
 
-    llm = LLM(model, quantization=quantization)
+    llm = LLM(model, dtype=dtype, device=device, quantization=quantization)
     given: Mapping[str, Any] = {"max_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     given = {key: value for key, value in given.items() if value is not None}
     return llm, dataclasses.replace(llm.get_default_sampling_params(), expert_threshold=expert_threshold, **given)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minimax_m1.cli.options import MaxModelLen, Model, Quantization
+from minimax_m1.cli.options import Device, Dtype, MaxModelLen, Model, Quantization
 from minimax_m1.errors import RequestError
 
 if TYPE_CHECKING:
@@ -26,22 +26,29 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     max_model_len: MaxModelLen = None,
     name: Annotated[str | None, typer.Option("--served-name", help="What clients call the model.")] = None,
-    dtype: Annotated[
-        str, typer.Option(help='Of the weights, such as "bfloat16"; "auto" is the checkpoint\'s.')
-    ] = "auto",
-    device: Annotated[str, typer.Option(help='Such as "cpu" or "cuda".')] = "cpu",
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
     quantization: Quantization = None,
     body_limit: Annotated[int, typer.Option(min=1, help="Most MiB of one request's body.")] = 64,
-    max_num_seqs: Annotated[int, typer.Option(help="Most requests that run at once; more wait.")] = 32,
+    max_num_seqs: Annotated[
+        int | None, typer.Option(help="Most requests that run at once; more wait. Default: 32, on a GPU 64.")
+    ] = None,
     max_num_batched_tokens: Annotated[
-        int, typer.Option(help="Most tokens a step while a reply is under way: fewer make streams smoother.")
-    ] = 512,
+        int | None,
+        typer.Option(
+            help="Most tokens a step while a reply is under way: fewer make streams smoother. "
+            "Default: 512, on a GPU 4096."
+        ),
+    ] = None,
     kv_cache_gib: Annotated[
         float, typer.Option(min=0, help="Room for keys and values; 0: 1, or what one sequence of full length needs.")
     ] = 0,
     checkpoint_gib: Annotated[
         float, typer.Option(min=0, help="Room for the states kept of what was read; 0: 0.5, or what 32 of them need.")
     ] = 0,
+    enforce_eager: Annotated[
+        bool, typer.Option("--enforce-eager", help="On a GPU, no CUDA graphs: steps are launched kernel by kernel.")
+    ] = False,
     prefix_caching: Annotated[bool, typer.Option(help="Keep what was read, and do not read it again.")] = True,
     max_queue: Annotated[int, typer.Option(min=0, help="Most requests that wait; more get 503.")] = 1024,
     max_requests: Annotated[int, typer.Option(min=1, help="Most HTTP requests at once; more get 429.")] = 1024,
@@ -64,12 +71,14 @@ def serve(
     from minimax_m1.serve.bridge import Loaded
     from minimax_m1.serve.draining import draining_server
 
-    config = EngineConfig(
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
+    asked = {"max_num_seqs": max_num_seqs, "max_num_batched_tokens": max_num_batched_tokens}
+    config = EngineConfig.on(
+        device.split(":")[0],
+        **{name: value for name, value in asked.items() if value is not None},
         kv_cache_bytes=round(kv_cache_gib * 2**30),
         checkpoint_bytes=round(checkpoint_gib * 2**30),
         enable_prefix_caching=prefix_caching,
+        enforce_eager=enforce_eager,
         max_queue=max_queue,
     )
     folder = locate(model)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from minimax_m1.cli.evaluate import measure
-from minimax_m1.cli.options import AsJson, print_json
+from minimax_m1.cli.options import AsJson, Device, print_json
 
 if TYPE_CHECKING:
     from minimax_m1.train.recipe import Stage
@@ -25,7 +25,6 @@ Start = Annotated[str | None, typer.Option(help='The model to go on from: "nano"
 Out = Annotated[Path | None, typer.Option(help="Folder of the run; default runs/RECIPE.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where the run in its folder stopped, by its own recipe.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out lines that cannot be used.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or cuda:1.")]
 Cases = Annotated[int, typer.Option(min=0, help="Held-out cases a suite at the end; 0 for none.")]
 
 
@@ -120,7 +119,7 @@ def _train(
         model = loop.train(plan, folder, device=device, skip_bad=skip_bad)
     typer.echo(f"the model is in {model}")
     if cases:
-        measure(str(model), cases, 0, as_json=False)
+        measure(str(model), cases, 0, as_json=False, device=device)
 
 
 @app.command()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Self
 
 from minimax_m1.errors import RequestError
+
+_ON_A_GPU = {"max_num_seqs": 64, "max_num_batched_tokens": 4096, "prefill_tokens": 16_384, "checkpoint_every": 16_384}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,11 @@ class EngineConfig:
     checkpoint_bytes: int = 0
     checkpoint_every: int = 2048
     enforce_eager: bool = False
+
+    @classmethod
+    def on(cls, device: str, **limits: Any) -> Self:
+        """The limits given, the others as they suit "cpu", "cuda" or another kind: a GPU does more at once."""
+        return cls(**{**(_ON_A_GPU if device == "cuda" else {}), **limits})
 
     def __post_init__(self) -> None:
         for name, least in (

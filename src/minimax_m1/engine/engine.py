@@ -22,7 +22,7 @@ from minimax_m1.engine.pages import PageAllocator
 from minimax_m1.engine.prefix import Ids, PrefixCache
 from minimax_m1.engine.request import FinishReason, Request, TokenEvent, TokenLogprob
 from minimax_m1.engine.routing import RoutingTrace
-from minimax_m1.engine.runner import Job, Runner
+from minimax_m1.engine.runner import Job, Row, Runner
 from minimax_m1.engine.sampler import Sampler, choose, prompt_logprobs
 from minimax_m1.engine.scheduler import Scheduler, Track
 from minimax_m1.engine.sequence import Sequence as Accepted
@@ -186,7 +186,8 @@ class ModelEngine:
         """One token for every request whose reply is under way, and a stretch of the prompts that are still read."""
         events, self._untold = self._untold, []
         slices = self._scheduler.plan()
-        ready, failed = self._runner.begun()
+        answered, failed = self._runner.begun()
+        told: list[tuple[Job, Row | None]] = [(job, None if row is None else (row[None], 0)) for job, row in answered]
         events += [self._fail(job, error) for job, error in failed]
         reading = [each.track.reading for each in slices]
         for each, was_reading, result in zip(slices, reading, self._runner.run(slices), strict=True):
@@ -200,9 +201,8 @@ class ModelEngine:
             except Exception as error:  # the boundary: one request's own
                 events.append(self._fail(job, error))
                 continue
-            assert result.logits is not None
-            ready.append((job, result.logits[-1]))
-        return events + self._choose(ready)
+            told.append((job, result.last))
+        return events + self._choose(told)
 
     def _have_read(self, job: Job, count: int, logits: Tensor | None) -> bool:
         """Takes note of a stretch of prompt that was run, keeping and saving it; True where the prompt is through."""
@@ -222,10 +222,10 @@ class ModelEngine:
             job.saved = track.length
         return not track.reading
 
-    def _choose(self, ready: Sequence[tuple[Job, Tensor | None]]) -> list[TokenEvent]:
-        """The next token of each, and after it what its guide forces; logits [V] each."""
+    def _choose(self, ready: Sequence[tuple[Job, Row | None]]) -> list[TokenEvent]:
+        """The next token of each, and after it what its guide forces."""
         events: list[TokenEvent] = []
-        asked: list[tuple[Job, Tensor, NDArray[np.bool_] | None]] = []
+        asked: list[tuple[Job, Row, NDArray[np.bool_] | None]] = []
         for job, logits in ready:
             if job.sequence.limit == 0:
                 events.append(self._close(job, job.sequence.end(FinishReason.LENGTH, prompt_logprobs=_told(job))))
@@ -234,14 +234,14 @@ class ModelEngine:
             try:
                 guide = job.sequence.request.guide
                 mask = None if guide is None else guide.mask()
-                assert mask is None or mask.shape == logits.shape, (mask.shape, logits.shape)
+                assert mask is None or mask.shape == logits[0].shape[1:], (mask.shape, logits[0].shape)
                 asked.append((job, logits, mask))
             except Exception as error:  # a guide that is lost is one request's own
                 events.append(self._fail(job, error))
         if not asked:
             return events
         choices = choose(
-            torch.stack([logits.to(self._model.device) for _, logits, _ in asked]),
+            _together([row for _, row, _ in asked], self._model.device),
             [job.sampler for job, _, _ in asked],
             [job.sequence.banned for job, _, _ in asked],
             [mask for _, _, mask in asked],
@@ -306,6 +306,14 @@ class ModelEngine:
         checkpoint = self._runner.checkpoint(job.track, logits)
         if checkpoint is not None:
             self._scheduler.keep(job.track, ids, checkpoint)
+
+
+def _together(rows: Sequence[Row], device: torch.device) -> Tensor:
+    """Rows of logits as one tensor [N, V]: the one that they are of, as in a decode step, where that can be."""
+    whole, _ = rows[0]
+    if all(each is whole for each, _ in rows) and [at for _, at in rows] == list(range(len(whole))):
+        return whole.to(device)
+    return torch.stack([each[at].to(device) for each, at in rows])
 
 
 def _told(job: Job) -> list[tuple[TokenLogprob, ...]] | None:

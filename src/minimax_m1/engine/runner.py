@@ -7,8 +7,10 @@ it sets slots up, from nothing, a checkpoint or a past on disk, parks what they 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -48,12 +50,28 @@ class Job:
     parked: Parked | None = None
 
 
+Row = tuple[Tensor, int]  # logits [R, V] of a run, and which of them: a view of each would cost more than a small step
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a slice gave: logits [rows, V] of those it wanted; or why it failed."""
+    """What a slice gave: the rows it wanted, `count` from `first` on, of a run's logits [R, V]; or why it failed."""
 
-    logits: Tensor | None = None
+    whole: Tensor | None = None
+    first: int = 0
+    count: int = 0
     error: Exception | None = None
+
+    @property
+    def logits(self) -> Tensor | None:
+        """Its own [count, V], or None."""
+        return None if self.whole is None or not self.count else self.whole[self.first : self.first + self.count]
+
+    @property
+    def last(self) -> Row:
+        """The last of them, which makes the next token."""
+        assert self.whole is not None and self.count
+        return self.whole, self.first + self.count - 1
 
 
 class Runner:
@@ -123,7 +141,8 @@ class Runner:
         if not slices:
             return []
         try:
-            return self._run(slices)
+            with _current(self._model.device):
+                return self._run(slices)
         except Exception as error:  # the boundary: a request that breaks the model ends, the others go on
             if len(slices) == 1:
                 return [Result(error=error)]
@@ -158,8 +177,8 @@ class Runner:
             _trace(jobs, ids, *routing)
         for each in slices:
             each.track.length += each.count
-        parts = [None] * len(slices) if logits is None else logits.split(wanted)
-        return [Result(logits=part if count else None) for part, count in zip(parts, wanted, strict=True)]
+        firsts = accumulate(wanted, initial=0)
+        return [Result(logits, first, count) for first, count in zip(firsts, wanted, strict=False)]
 
     def _thresholds(self, thresholds: Sequence[float], ids: Sequence[Sequence[int]]) -> Tensor | float:
         """One number where it can be, since the model runs 1.0 faster; else one a token [T]."""
@@ -167,6 +186,11 @@ class Runner:
             return float(thresholds[0])
         each = torch.tensor([float(each) for each in thresholds], device=self._model.device)
         return each.repeat_interleave(torch.tensor([len(row) for row in ids], device=self._model.device))
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU the one that kernels are launched on, in whichever thread this is."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _ids(each: Slice) -> list[int]:

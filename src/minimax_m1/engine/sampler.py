@@ -22,6 +22,8 @@ from minimax_m1.kernels.sampling.torch import draw
 
 # Numbers in flight while ids are drawn: a few MB, which stay in a core's cache.
 _BLOCK = 2**20
+# Random numbers that a request draws at a time; the same ones, and a call of torch costs as much as many of them.
+_AHEAD = 32
 # Ids whose probabilities are summed together before one is looked for among them.
 _STRETCH = 1024
 
@@ -44,7 +46,7 @@ class Sampler:
         RequestError: `logit_bias` names an id outside the vocabulary.
     """
 
-    __slots__ = ("_bias", "_biased", "_counts", "_generator", "_seen", "params")
+    __slots__ = ("_bias", "_biased", "_counts", "_generator", "_seen", "_uniforms", "params")
 
     def __init__(self, params: SamplingParams, prompt: NDArray[np.int64], vocab_size: int) -> None:
         bias = params.logit_bias or {}
@@ -59,6 +61,7 @@ class Sampler:
             self._generator.seed()
         else:
             self._generator.manual_seed(params.seed)
+        self._uniforms: list[float] = []  # drawn ahead, the next one last
         self._seen: NDArray[np.bool_] | None = None  # [V], ids that a penalty is for
         if params.repetition_penalty != 1 or params.frequency_penalty != 0 or params.presence_penalty != 0:
             self._seen = np.zeros(vocab_size, dtype=np.bool_)
@@ -73,7 +76,9 @@ class Sampler:
 
     def uniform(self) -> float:
         """The next number in [0, 1) of the request's own."""
-        return torch.rand(1, generator=self._generator, dtype=torch.float64).item()
+        if not self._uniforms:
+            self._uniforms = torch.rand(_AHEAD, generator=self._generator, dtype=torch.float64).tolist()[::-1]
+        return self._uniforms.pop()
 
     def adjusted(
         self, logits: Tensor, banned: Collection[int], mask: NDArray[np.bool_] | None
@@ -125,8 +130,11 @@ def choose(
         return []
     logits = _wide(logits)
     logprobs = logits.log_softmax(1)
-    finite = logprobs.amin(1).isfinite().tolist()  # false also where finite logits lie too far apart for their type
-    tokens: list[int] = logits.argmax(1).tolist()
+    best = logits.argmax(1)
+    # One copy from the device. Not finite is also a row whose finite logits lie too far apart for their type.
+    known = (logprobs.amin(1).isfinite(), best, logprobs.gather(1, best[:, None])[:, 0])
+    finite, greedy, chosen = torch.stack([each.to(logprobs.dtype) for each in known]).tolist()
+    tokens = [int(token) for token in greedy]
     errors: dict[int, RequestError] = {}
     changed: dict[int, NDArray[np.floating]] = {}
     drawn: list[int] = []
@@ -146,17 +154,18 @@ def choose(
     rows = len(drawn) if logits.is_cuda else max(1, _BLOCK // logits.shape[1])
     for start in range(0, len(drawn), max(rows, 1)):
         part = drawn[start : start + rows]
-        scores = logits[part]
+        scores = logits[part] if logits.is_cuda else logits[part].cpu()
         for place, i in enumerate(part):
             if i in changed:
                 scores[place] = torch.from_numpy(changed[i]).to(scores.device)
         some = [samplers[i] for i in part]
         for i, token in zip(part, _draw_there(scores, some) if scores.is_cuda else _draw(scores, some), strict=True):
             tokens[i] = token
-    chosen = logprobs.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
+    if tokens != greedy:
+        chosen = logprobs.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
     asked = [i for i, s in enumerate(samplers) if s.params.logprobs is not None and i not in errors]
     counts = [samplers[i].params.logprobs or 0 for i in asked]
-    tops = dict(zip(asked, _tops(logprobs[asked], [tokens[i] for i in asked], counts), strict=True))
+    tops = dict(zip(asked, _tops(logprobs[asked], [tokens[i] for i in asked], counts), strict=True)) if asked else {}
     return [
         errors[i] if i in errors else Choice(token=tokens[i], logprob=chosen[i], top=tops.get(i, ()))
         for i in range(len(samplers))

@@ -12,7 +12,7 @@ import random
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,17 +80,23 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heatmap:
-    """`right[depth][length]` counts right answers out of `plan.cases`; `seconds` are the run's.
+class Opened:
+    """What was asked for when a model was opened, as `LLM` takes it."""
 
-    `model` is its name, and `quantization` what was asked for when it was opened: "int8", or None for nothing.
-    """
+    dtype: str = "auto"
+    device: str = "cpu"
+    quantization: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heatmap:
+    """`right[depth][length]` counts right answers out of `plan.cases`; `seconds` are the run's; `model` is its name."""
 
     plan: Plan
     right: tuple[tuple[int, ...], ...]
     seconds: float
     model: str
-    quantization: str | None
+    opened: Opened
 
 
 def examples(
@@ -146,12 +152,12 @@ def measure(
     plan: Plan,
     *,
     model: str,
-    quantization: str | None = None,
+    opened: Opened,
     heard: Callable[[int], None] = lambda tokens: None,
 ) -> Heatmap:
     """Runs the plan, short texts first; `heard` is told of tokens as they are read, `plan.tokens` in all or nearly so.
 
-    `model` and `quantization` say how `llm` was opened, for the record.
+    `model` and `opened` say what `llm` is, for the record.
 
     Raises:
         ContextLengthExceeded: the longest text does not fit the model; nothing has run then.
@@ -174,7 +180,7 @@ def measure(
         right=tuple(tuple(right[depth, length] for length in plan.lengths) for depth in plan.depths),
         seconds=round(time.monotonic() - began, 1),
         model=model,
-        quantization=quantization,
+        opened=opened,
     )
 
 
@@ -208,11 +214,13 @@ def record(found: Heatmap) -> dict[str, Any]:
         f"minimax-m1 eval {shlex.quote(found.model)} --heatmap --lengths {_listed(plan.lengths)} "
         f"--depths {_listed(plan.depths)} --cases {plan.cases} --facts {plan.facts} --seed {plan.seed}"
     )
-    if found.quantization is not None:
-        command += f" --quantization {shlex.quote(found.quantization)}"
+    opened = {field.name: getattr(found.opened, field.name) for field in fields(Opened)}
+    for field in fields(Opened):
+        if opened[field.name] != field.default:
+            command += f" --{field.name} {shlex.quote(opened[field.name])}"
     return {
         "model": found.model,
-        "quantization": found.quantization,
+        **opened,
         "command": command,
         "lengths": list(plan.lengths),
         "depths": list(plan.depths),

@@ -176,11 +176,14 @@ class Ops:
         return _triton()
 
     @classmethod
+    def default(cls, device: Device) -> Ops:
+        """What a model has that may train: `triton` on CUDA, else `torch`, since compiled steps know no gradients."""
+        return cls.triton() if device.type == "cuda" else cls.torch()
+
+    @classmethod
     def fastest(cls, device: Device) -> Ops:
-        """What runs on a device: `cpu` on a CPU where it can be, `triton` on CUDA, else `torch`. `name` tells which."""
-        if device.type == "cuda":
-            return cls.triton()
-        return cls.cpu() if device.type == "cpu" and sys.platform == "linux" else cls.torch()
+        """What an engine runs on a device: `cpu` on a CPU where it can be, else the default. `name` tells which."""
+        return cls.cpu() if device.type == "cpu" and sys.platform == "linux" else cls.default(device)
 
 
 @cache

@@ -28,6 +28,7 @@ from minimax_m1.engine.snapshot import Snapshot
 from minimax_m1.errors import RequestError
 from minimax_m1.kernels.ops import Ops
 from minimax_m1.llm import context as on_disk
+from minimax_m1.llm.device import usable
 from minimax_m1.llm.driver import Driver
 from minimax_m1.llm.job import Job, request_output
 from minimax_m1.llm.output import RequestOutput
@@ -58,6 +59,7 @@ class Limits(TypedDict, total=False):
     enable_prefix_caching: bool
     checkpoint_bytes: int
     checkpoint_every: int
+    enforce_eager: bool
 
 
 class Options(TypedDict, total=False):
@@ -75,7 +77,7 @@ class LLM:
         model: "nano", a folder, or a hub id.
         tokenizer: the same, where it lies elsewhere.
         dtype: of the weights, such as "bfloat16"; "auto" keeps the checkpoint's.
-        device: such as "cuda".
+        device: such as "cuda" or "cuda:1"; kernels are `Ops.fastest` there.
         quantization: "int8" rounds the weights to a byte each as they are loaded; None keeps the checkpoint's.
         max_model_len: most tokens of input and output together; None is the model's own limit, or what the memory
             for keys and values holds.
@@ -83,7 +85,7 @@ class LLM:
 
     Raises:
         ModelNotFound, CheckpointError, TokenizerError: the model cannot be loaded.
-        RequestError: a limit is out of its range, or max_model_len beyond the model's.
+        RequestError: a limit is out of its range, max_model_len beyond the model's, or there is no such device.
     """
 
     def __init__(
@@ -97,13 +99,13 @@ class LLM:
         max_model_len: int | None = None,
         **limits: Unpack[Limits],
     ) -> None:
-        config = _config(limits)
+        where = usable(device)
+        config = _config(limits, where)
         folder = locate(model)
         vocabulary = folder if tokenizer is None else locate(tokenizer, weights=False)
         words = MiniMaxM1Tokenizer.from_pretrained(vocabulary)
-        ops = Ops.fastest(torch.device(device))
         weights = MiniMaxM1ForCausalLM.from_pretrained(
-            folder, dtype=dtype, device=device, quantization=quantization, ops=ops
+            folder, dtype=dtype, device=where, quantization=quantization, ops=Ops.fastest(where)
         )
         self._set_up(weights, words, folder, vocabulary, max_model_len, config)
 
@@ -119,7 +121,7 @@ class LLM:
     ) -> Self:
         """An LLM over a model and a tokenizer that are already in memory; `folder` says where they came from."""
         llm = cls.__new__(cls)
-        llm._set_up(model, tokenizer, folder, folder, max_model_len, _config(limits))
+        llm._set_up(model, tokenizer, folder, folder, max_model_len, _config(limits, model.device))
         return llm
 
     def _set_up(
@@ -363,9 +365,9 @@ class LLM:
         return self._guides.guide(**asked, tools=tools, tool_choice=tool_choice, thinking_budget=params.thinking_budget)
 
 
-def _config(limits: Limits) -> EngineConfig:
+def _config(limits: Limits, device: torch.device) -> EngineConfig:
     whole: Limits = {"max_queue": _ANY_NUMBER, **limits}
-    return EngineConfig(**whole)
+    return EngineConfig.on(device.type, **whole)
 
 
 def _nth(params: SamplingParams, index: int) -> SamplingParams:

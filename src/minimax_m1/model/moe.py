@@ -112,6 +112,8 @@ def balance_loss(routing: Routing) -> Tensor:
     """
     experts, logits = routing.experts.flatten(0, -2), routing.logits.flatten(0, -2)  # [L T, K], [L T, E]
     count = logits.shape[-1]
-    chosen = torch.bincount((experts - DROPPED).flatten(), minlength=count + 1)[1:].to(logits.dtype)
+    slots = (experts - DROPPED).flatten()  # 0 where dropped
+    # Not a bincount, for which the host waits on a GPU.
+    chosen = logits.new_zeros(count + 1).scatter_add_(0, slots, logits.new_ones(()).expand(len(slots)))[1:]
     ran = (experts[:, :1] != DROPPED).to(logits.dtype)  # the best expert is never dropped where any ran
     return count * (chosen * (logits.softmax(-1) * ran).sum(0)).sum() / ran.sum() ** 2

@@ -253,7 +253,8 @@ class MiniMaxM1ForCausalLM(nn.Module):
         """Loads "nano", a folder or a hub id, shard by shard; `dtype` "auto" keeps the checkpoint's.
 
         `quantization` "int8" rounds linear maps and experts as they come in, to a byte a weight and a scale a row;
-        None leaves the weights as the checkpoint has them, and a checkpoint saved in int8 stays so.
+        None leaves the weights as the checkpoint has them, and a checkpoint saved in int8 stays so. `ops` None is
+        `Ops.default` for the device.
 
         Raises ModelNotFound, ConfigError, or CheckpointError naming the tensor or file that does not fit.
         """

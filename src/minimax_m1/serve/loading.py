@@ -47,6 +47,7 @@ def load(
     tokenizer = MiniMaxM1Tokenizer.from_pretrained(folder)
     ops = Ops.fastest(torch.device(device))
     model = MiniMaxM1ForCausalLM.from_pretrained(folder, dtype=dtype, device=device, quantization=quantization, ops=ops)
+    config = config or EngineConfig.on(model.device.type)
     engine = ModelEngine(
         model,
         eos_ids={token for token in (tokenizer.eos_token_id, model.config.eos_token_id) if token is not None},
@@ -54,7 +55,7 @@ def load(
         config=config,
     )
     guides = GuideMaker(tokenizer, model.config.vocab_size)
-    _warm_up(engine, guides)
+    _warm_up(engine, guides, 1 if model.device.type == "cpu" else config.max_num_seqs)
     return Loaded(
         engine=engine,
         tokenizer=tokenizer,
@@ -66,10 +67,19 @@ def load(
     )
 
 
-def _warm_up(engine: ModelEngine, guides: GuideMaker) -> None:
-    """Kernels load at their first call, and the first grammar reads the vocabulary; nothing is kept of this one."""
+def _warm_up(engine: ModelEngine, guides: GuideMaker, most: int) -> None:
+    """Kernels load at their first call, and the first grammar reads the vocabulary; nothing is kept of this one.
+
+    A GPU compiles kernels and records a graph for each number of replies side by side, so these are gone through, up to
+    `most`.
+    """
     guides.guide(json_object=True)
-    engine.submit(Request(id="warm-up", prompt=[0, 0], params=SamplingParams(max_tokens=2, temperature=0)))
-    while engine.busy:
-        engine.step()
+    params = SamplingParams(max_tokens=2, temperature=0, ignore_eos=True)
+    counts = sorted({min(1 << bit, most) for bit in range(most.bit_length() + 1)})
+    for count in counts:
+        for number in range(count):  # different prompts, so that none waits for what another has read
+            prompt = [number >> bit & 1 for bit in range(most.bit_length())]
+            engine.submit(Request(id=f"warm-up {number}", prompt=prompt, params=params))
+        while engine.busy:
+            engine.step()
     engine.forget()

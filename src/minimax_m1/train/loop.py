@@ -10,7 +10,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from threading import Event
 from typing import Any, Protocol
@@ -65,29 +65,28 @@ def train(recipe: Recipe | RLRecipe, folder: Path, *, device: str = "cpu", skip_
     """Runs a recipe to its end and gives the folder of the finished model.
 
     Ctrl-C or SIGTERM saves the run after the step under way; a second one ends it at once. Raises DataError: data that
-    cannot be used, a folder in use, a device that is not there, a full disk at the end, or a gradient that is not
-    finite. The last checkpoint is whole in each case.
+    cannot be used, a folder in use, a device that is not there or has too little memory, a full disk at the end, or a
+    gradient that is not finite. The last checkpoint is whole in each case.
     """
     _refuse_second(folder)
-    _check_device(device)
     console = Console()
     run: Trainable
-    with _reading(recipe.data, console) as progress:
-        if isinstance(recipe, RLRecipe):
-            run = RLRun.begin(recipe, device=device, skip_bad=skip_bad, progress=progress)
-        else:
-            run = Run.begin(recipe, device=device, skip_bad=skip_bad, progress=progress)
-    with closing(run):
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
-            _refuse_second(folder)
-            return _whole(run, folder, console)
+    with _on(device):
+        with _reading(recipe.data, console) as progress:
+            if isinstance(recipe, RLRecipe):
+                run = RLRun.begin(recipe, device=device, skip_bad=skip_bad, progress=progress)
+            else:
+                run = Run.begin(recipe, device=device, skip_bad=skip_bad, progress=progress)
+        with closing(run):
+            folder.mkdir(parents=True, exist_ok=True)
+            with _alone(folder):
+                _refuse_second(folder)
+                return _whole(run, folder, console)
 
 
 def resume(folder: Path, settings: Sequence[str] = (), *, device: str = "cpu") -> Path:
     """Goes on with the run in `folder` from its checkpoint, with some of the recipe's settings changed; as `train`."""
-    _check_device(device)
-    with _alone(folder):
+    with _on(device), _alone(folder):
         kind: Any = RLRun if _stage(folder / "checkpoint") == "rl" else Run
         run: Trainable = kind.resume(folder / "checkpoint", settings, device=device)
         with closing(run):
@@ -105,7 +104,12 @@ def _whole(run: Trainable, folder: Path, console: Console) -> Path:
     """The run to its end, its record before and its model after."""
     for name in ("metrics.jsonl", "samples.jsonl"):
         _forget(folder / name, run.position)
-    record = {"recipe": run.recipe.to_dict(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    record = {
+        "recipe": run.recipe.to_dict(),
+        "torch": torch.__version__,
+        "device": _named(run.model.device),
+        "threads": torch.get_num_threads(),
+    }
     (folder / "recipe.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     size = f"{run.recipe.name}: {trained:,} weights to train, {run.size()}, in {folder}"
@@ -230,11 +234,25 @@ def _refuse_second(folder: Path) -> None:
         raise DataError(f"{folder} holds a run already: give --resume to go on with it, or another --out")
 
 
-def _check_device(device: str) -> None:
+@contextmanager
+def _on(device: str) -> Iterator[None]:
+    """Makes a device the current one, which kernels for GPUs are launched on; raises DataError where there is none, or
+    too little memory on it."""
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise DataError(f"no device {device!r} here: give cpu, cuda or cuda:N") from None
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise DataError(f"device {device!r} cannot be used, give cpu, cuda or cuda:N: {why:.100}") from None
+    known = torch.device(device)
+    with torch.cuda.device(known) if known.type == "cuda" else nullcontext():
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            told = ". ".join(str(error).split(". ")[:2])
+            raise DataError(
+                f"device {device!r} has too little memory; lower batch_tokens, or recompute=true keeps less for the "
+                f"backward pass: {told}"
+            ) from None
 
 
 def _forget(log: Path, position: Mapping[str, int]) -> None:
@@ -252,6 +270,11 @@ def _is_past(line: str, position: Mapping[str, int]) -> bool:
         return all(told[name] <= last for name, last in position.items())
     except (ValueError, KeyError, TypeError):
         return False
+
+
+def _named(device: torch.device) -> str:
+    """A GPU by its maker's name, else its kind."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def memory_mb(device: torch.device) -> float:

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
+from minimax_m1.kernels.ops import Ops
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
-from minimax_m1.train import checkpoint, weights
+from minimax_m1.train import checkpoint, randomness, weights
 from minimax_m1.train.activations import Activations
 from minimax_m1.train.family import FamilySource
 from minimax_m1.train.jsonl import JsonlSource
@@ -74,7 +75,9 @@ class Run:
         settled = ready(recipe, tokenizer, skip_bad=skip_bad, progress=progress)
         if recipe.model is not None:
             ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-            model = MiniMaxM1ForCausalLM(recipe.model.replace(vocab_size=tokenizer.vocab_size, **ends)).to(device)
+            shape = recipe.model.replace(vocab_size=tokenizer.vocab_size, **ends)
+            # Drawn on the CPU, so that a seed gives the same weights wherever they train.
+            model = MiniMaxM1ForCausalLM(shape, ops=Ops.default(torch.device(device))).to(device)
         else:
             model = weights.started(recipe.start, device, recipe.lora_rank, recipe.lora_alpha, recipe.lora_targets)
         return cls(settled, tokenizer, model)
@@ -92,7 +95,7 @@ class Run:
         run = cls(settled, MiniMaxM1Tokenizer.from_pretrained(folder), model)
         state: dict[str, Any] = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
         restore(run.optimizer, state["optimizer"])
-        torch.set_rng_state(state["rng"])
+        randomness.restore(state, model.device)
         run.mixture.load(progress["mixture"])
         run.step, run.tokens = progress["step"], progress["tokens"]
         return run
@@ -169,7 +172,8 @@ class Run:
 
         def fill(fresh: Path) -> None:
             weights.keep(self.model, self.tokenizer, fresh, self.recipe.start, self.recipe.lora_rank)
-            torch.save({"optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state()}, fresh / "optimizer.pt")
+            state = {"optimizer": self.optimizer.state_dict(), **randomness.state(self.model.device)}
+            torch.save(state, fresh / "optimizer.pt")
             progress = {"step": self.step, "tokens": self.tokens, "mixture": self.mixture.state()}
             kept = {**progress, "skip": sorted(self.skip), "recipe": self.recipe.to_dict()}
             (fresh / "progress.json").write_text(json.dumps(kept), "utf-8")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from minimax_m1.kernels.moe.route import DROPPED
 from minimax_m1.model.batch import Batch
 from minimax_m1.model.moe import Routing, balance_loss
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
@@ -33,17 +34,17 @@ def losses(model: MiniMaxM1ForCausalLM, data: TrainingBatch, *, precision: str, 
     """The forward pass over the rows that carry loss, on the model's device."""
     device = model.device
     batch = Batch(
-        ids=data.batch.ids.to(device),
+        ids=_sent(data.batch.ids, device),
         segments=data.batch.segments,
-        positions=data.batch.positions.to(device),
+        positions=_sent(data.batch.positions, device),
     )
-    weights = data.weights.to(device)
+    weights, targets = _sent(data.weights, device), _sent(data.targets, device)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         run = model.run(
             batch, model.empty_state(len(batch.segments)), logits=data.tail, head=False, recompute=recompute
         )
     assert run.hidden is not None
-    scores = model.ops.head(run.hidden, model.lm_head.weight, data.targets.to(device))
+    scores = model.ops.head(run.hidden, model.lm_head.weight, targets)
     return Losses(
         loss=-(scores.logprob * weights).sum() / weights.sum(),
         balance=balance_loss(run.routing),
@@ -71,34 +72,42 @@ def train_step(
     model.train()
     found = losses(model, data, precision=precision, recompute=recompute)
     (found.loss + model.config.router_aux_loss_coef * found.balance).backward()
+    told = {"loss": found.loss.detach(), "balance_loss": found.balance.detach(), **_answers(found, data)}
+    if report:
+        told |= _routers(found.routing)
+    # One copy from the device, and before the optimizer's step, so that the next batch is made while that still runs.
+    figures = dict(zip(told, torch.stack([value.double() for value in told.values()]).tolist(), strict=True))
     norm = take_step(model, optimizer, rate=rate, clip_norm=clip_norm)
-    figures = {
-        "loss": found.loss.item(),
-        "balance_loss": found.balance.item(),
-        "grad_norm": norm,
-        "learning_rate": rate,
-    }
-    return figures | _answers(found, data) | (_routers(found.routing) if report else {})
+    return {**figures, "grad_norm": norm, "learning_rate": rate}
 
 
-def _answers(found: Losses, data: TrainingBatch) -> dict[str, float]:
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device, without waiting for what that has to do before."""
+    return tensor.to(device, non_blocking=True)
+
+
+def _answers(found: Losses, data: TrainingBatch) -> dict[str, Tensor]:
     """Mean -log p in nats over what is learned in full, and the share of it that was likeliest."""
-    if not data.learned.any():
+    rows = data.learned.nonzero()[:, 0]  # counted on the host: a mask on a device would wait for it
+    if not len(rows):
         return {}
-    learned = data.learned.to(found.right.device)
+    rows = _sent(rows, found.right.device)
     return {
-        "answer_loss": -found.logprobs[learned].mean().item(),
-        "answer_accuracy": found.right[learned].float().mean().item(),
+        "answer_loss": -found.logprobs[rows].mean(),
+        "answer_accuracy": found.right[rows].float().mean(),
     }
 
 
-def _routers(routing: Routing) -> dict[str, float]:
+def _routers(routing: Routing) -> dict[str, Tensor]:
     """`expert_load_max`: the busiest expert's tokens over the mean, in the worst layer; `router_entropy` in nats."""
-    layers, worst, entropy = routing.logits.shape[0], 0.0, 0.0
-    for experts, logits in zip(routing.experts, routing.logits.detach(), strict=True):
-        ran = experts[:, 0] >= 0
-        loads = torch.bincount(experts[experts >= 0], minlength=logits.shape[-1]).float()  # dropped slots are below 0
-        worst = max(worst, (loads.max() / loads.mean().clamp(min=1e-9)).item())
-        logs = logits[ran].log_softmax(-1)
-        entropy += -(logs.exp() * logs).sum(-1).mean().item() / layers
-    return {"expert_load_max": worst, "router_entropy": entropy}
+    logs = routing.logits.detach().log_softmax(-1)  # [L, T, E]
+    layers, _, experts = logs.shape
+    chosen = (routing.experts - DROPPED).flatten(1)  # [L, T K], 0 where a slot was dropped
+    loads = logs.new_zeros(layers, experts + 1).scatter_add_(1, chosen, torch.ones_like(chosen, dtype=logs.dtype))
+    loads = loads[:, 1:]  # [L, E]
+    ran = routing.experts[..., 0] != DROPPED  # [L, T], of the last layer perhaps few
+    entropy = -(logs.exp() * logs).sum(-1)
+    return {
+        "expert_load_max": (loads.amax(1) / loads.mean(1).clamp(min=1e-9)).max(),
+        "router_entropy": ((entropy * ran).sum(1) / ran.sum(1)).mean(),
+    }

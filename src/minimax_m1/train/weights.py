@@ -28,7 +28,7 @@ def started(
 ) -> MiniMaxM1ForCausalLM:
     """The model to go on from, in float32; with a `rank`, frozen as it is, with adapters."""
     dtype: torch.dtype | str = "auto" if rank else torch.float32  # frozen under adapters, weights stay as they are
-    model = MiniMaxM1ForCausalLM.from_pretrained(start, dtype=dtype, progress=False).to(device)
+    model = _opened(start, dtype, device)
     if rank:
         add_lora(model, rank, alpha, targets)
     return model
@@ -37,10 +37,15 @@ def started(
 def kept(folder: Path, start: str, device: torch.device | str, rank: int) -> MiniMaxM1ForCausalLM:
     """The model that `keep` wrote."""
     if not rank:
-        return MiniMaxM1ForCausalLM.from_pretrained(folder, dtype=torch.float32, progress=False).to(device)
-    model = MiniMaxM1ForCausalLM.from_pretrained(start, dtype="auto", progress=False).to(device)
+        return _opened(folder, torch.float32, device)
+    model = _opened(start, "auto", device)
     load_lora(model, folder)
     return model
+
+
+def _opened(name: str | Path, dtype: torch.dtype | str, device: torch.device | str) -> MiniMaxM1ForCausalLM:
+    """Loaded to where it trains."""
+    return MiniMaxM1ForCausalLM.from_pretrained(name, dtype=dtype, device=device, progress=False)
 
 
 def keep(model: MiniMaxM1ForCausalLM, tokenizer: MiniMaxM1Tokenizer, folder: Path, start: str, rank: int) -> None:

@@ -14,9 +14,7 @@ from minimax_m1.kernels.fp8 import Fp8
 from minimax_m1.kernels.quantized import Int8, dense
 
 
-def moe(
-    x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor | Int8 | Fp8, w2: Tensor | Int8 | Fp8
-) -> Tensor:
+def moe(x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor | Int8 | Fp8, w2: Tensor | Int8 | Fp8) -> Tensor:
     """Weighted sum of the chosen experts; differentiable in x, weights, w13 and w2."""
     out = x.new_zeros(x.shape)
     for expert in range(len(w13)):

@@ -18,7 +18,7 @@ import torch
 from minimax_m1.errors import DataError
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 from minimax_m1.text.tokenizer import MiniMaxM1Tokenizer
-from minimax_m1.train import checkpoint, weights
+from minimax_m1.train import checkpoint, randomness, weights
 from minimax_m1.train.lora import merged_weights
 from minimax_m1.train.optimizer import adamw, restore
 from minimax_m1.train.recipe import DATA
@@ -232,7 +232,7 @@ class RLRun:
         self._collector.load(kept["collector"])
         state: dict[str, Any] = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
         restore(self.optimizer, state["optimizer"])
-        torch.set_rng_state(state["rng"])
+        randomness.restore(state, self.model.device)
         self._waiting = [RolloutBatch(**each) for each in state["waiting"]]
         self.step, self.batch, self.tokens = kept["step"], kept["batch"], kept["tokens"]
         self._shares, self._lost = kept["shares"], 0 if forgiven else kept["lost"]
@@ -344,8 +344,8 @@ class RLRun:
         def fill(fresh: Path) -> None:
             weights.keep(self.model, self.tokenizer, fresh, recipe.start, recipe.lora_rank)
             waiting = [each.state() for each in self._waiting]
-            state = {"optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state(), "waiting": waiting}
-            torch.save(state, fresh / "optimizer.pt")
+            state = {"optimizer": self.optimizer.state_dict(), "waiting": waiting}
+            torch.save({**state, **randomness.state(self.model.device)}, fresh / "optimizer.pt")
             progress = {"step": self.step, "batch": self.batch, "tokens": self.tokens, "lost": self._lost}
             kept = {**progress, "shares": self._shares, "skip": sorted(self.skip), "collector": self._collector.state()}
             (fresh / "progress.json").write_text(json.dumps({**kept, "recipe": recipe.to_dict()}), "utf-8")

@@ -21,7 +21,7 @@ SOURCES := pyproject.toml README.md $(shell find src ! -name '*.pyc' ! -path '*_
 serve: $(VENV)/.serve
 	@exec $(VENV)/bin/minimax-m1 serve --model $(MODEL) --host $(HOST) --port $(PORT) $(ARGS)
 
-test: $(VENV)/.test $(if $(GPU),$(VENV)/.gpu)
+test: $(VENV)/.test $(if $(filter-out 0,$(GPU)),$(VENV)/.gpu)
 	$(VENV)/bin/python -m pytest $(ARGS)
 
 check: $(VENV)/.test

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from gpu_clock import LOW, Bench, off
+from gpu_experts import nbytes
 from torch import Tensor
 
 from minimax_m1.config import LIGHTNING, SOFTMAX, MiniMaxM1Config
@@ -177,11 +178,6 @@ def mixer_weights(parts: Parts) -> list[Any]:
     """The maps of a layer's mixer."""
     names = ("qkv", "gate", "out", "q", "k", "v")
     return [getattr(parts.mixer, name) for name in names if hasattr(parts.mixer, name)]
-
-
-def nbytes(weight: Any) -> int:
-    """Of a weight in any form."""
-    return int(weight.nbytes) if isinstance(weight, Tensor) else int(weight.values.nbytes + weight.scales.nbytes)
 
 
 def middle(bench: Bench, name: str, got: Tensor, want: Tensor) -> float:

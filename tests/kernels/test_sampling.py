@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from minimax_m1.kernels.sampling.reference import draw
+from minimax_m1.kernels.sampling.torch import draw as draw_rows
 
 LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64).log()
 OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
@@ -29,3 +30,9 @@ def test_filters() -> None:
 
 def test_a_low_temperature_sharpens() -> None:
     assert seen(temperature=0.1)[0] > 0.98
+
+
+def test_a_point_at_the_very_end_is_the_last_id_that_may_come() -> None:
+    scores = torch.tensor([[1.0, 2.0, float("-inf")], [float("-inf"), 0.0, 0.0]])
+    ids = draw_rows(scores, torch.ones(2, dtype=torch.float64), temperature=torch.ones(2))
+    assert ids.tolist() == [1, 2]

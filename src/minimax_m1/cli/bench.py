@@ -141,9 +141,9 @@ def measure(
     import torch
 
     from minimax_m1.engine.config import EngineConfig
+    from minimax_m1.engine.device import usable
     from minimax_m1.engine.engine import ModelEngine
     from minimax_m1.kernels.ops import Ops
-    from minimax_m1.llm.device import usable
     from minimax_m1.location import locate
     from minimax_m1.model.inspect import inspect_model
     from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
@@ -154,7 +154,7 @@ def measure(
     model = MiniMaxM1ForCausalLM.from_pretrained(
         folder, dtype=dtype, device=where, quantization=quantization, ops=ops, progress=False
     )
-    config = EngineConfig(max_num_seqs=max(batches), page_size=_PAGE)
+    config = EngineConfig.on(where.type, max_num_seqs=max(batches), page_size=_PAGE)
     engine, vocabulary = ModelEngine(model, eos_ids=(), config=config), model.config.vocab_size
     unmeasured = 0 if where.type == "cpu" else 1  # on a GPU each new shape compiles kernels or records a graph
 

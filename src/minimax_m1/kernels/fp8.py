@@ -1,7 +1,7 @@
 """Fp8 weights: float8_e4m3fn and one scale a row, which halve a bfloat16 weight and meet fp8 rows on matrix units.
 
-In: a weight [..., out, in] in any real dtype. Out: `Fp8`, which `ops.moe` takes in place of a tensor on a GPU that
-multiplies fp8; and the weight as a tensor. No gradient goes through it.
+In: a weight [..., out, in] in any real dtype. Out: `Fp8`, which moe/triton.py takes in place of a tensor on a GPU that
+multiplies fp8, and its reference anywhere; and the weight as a tensor. No gradient goes through it.
 """
 
 from __future__ import annotations

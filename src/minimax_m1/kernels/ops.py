@@ -166,8 +166,9 @@ class Ops:
 
     @classmethod
     def triton(cls) -> Ops:
-        """Kernels for GPUs, training included, in float32, bfloat16 and float16; on CPU tensors, Triton's interpreter.
+        """Kernels for GPUs, training included, in float32, bfloat16 and float16.
 
+        CPU tensors need Triton's interpreter: TRITON_INTERPRET=1 in the environment before anything loads Triton.
         Dense products and attention over many queries are libraries' (kernels/linear, kernels/attention).
 
         Raises:

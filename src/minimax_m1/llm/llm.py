@@ -22,13 +22,13 @@ import torch
 from minimax_m1.engine.config import EngineConfig
 from minimax_m1.engine.context import Context
 from minimax_m1.engine.defaults import defaults
+from minimax_m1.engine.device import usable
 from minimax_m1.engine.engine import ModelEngine
 from minimax_m1.engine.request import Guide, Request, SamplingParams, TokenEvent
 from minimax_m1.engine.snapshot import Snapshot
 from minimax_m1.errors import RequestError
 from minimax_m1.kernels.ops import Ops
 from minimax_m1.llm import context as on_disk
-from minimax_m1.llm.device import usable
 from minimax_m1.llm.driver import Driver
 from minimax_m1.llm.job import Job, request_output
 from minimax_m1.llm.output import RequestOutput

@@ -70,7 +70,8 @@ class MiniMaxM1ForCausalLM(nn.Module):
     """
 
     def __init__(self, config: MiniMaxM1Config, *, ops: Ops | None = None, init: bool = True) -> None:
-        """Random weights (model/init.py) unless `init` is False; kernels `Ops.torch()` unless told otherwise.
+        """Random weights (model/init.py) unless `init` is False; kernels `Ops.torch()` unless told otherwise,
+        also where it is moved to a GPU.
 
         With `config.quantization` the weights are rounded once they are drawn; such a model answers and never trains.
         """
@@ -254,7 +255,7 @@ class MiniMaxM1ForCausalLM(nn.Module):
 
         `quantization` "int8" rounds linear maps and experts as they come in, to a byte a weight and a scale a row;
         None leaves the weights as the checkpoint has them, and a checkpoint saved in int8 stays so. `ops` None is
-        `Ops.default` for the device.
+        `Ops.default` for the device; a model that is moved afterwards keeps the ops that it has.
 
         Raises ModelNotFound, ConfigError, or CheckpointError naming the tensor or file that does not fit.
         """

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from minimax_m1.engine.config import EngineConfig
 from minimax_m1.engine.defaults import defaults
+from minimax_m1.engine.device import usable
 from minimax_m1.engine.engine import ModelEngine
 from minimax_m1.engine.request import Request, SamplingParams
-from minimax_m1.errors import RequestError
 from minimax_m1.kernels.ops import Ops
 from minimax_m1.model.fingerprint import fingerprint
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
@@ -40,13 +38,10 @@ def load(
         ModelNotFound, CheckpointError, ConfigError, TokenizerError: it cannot be loaded.
         RequestError: max_model_len is beyond the model's limit, or there is no such device.
     """
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise RequestError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}", param="device") from None
+    where = usable(device)
     tokenizer = MiniMaxM1Tokenizer.from_pretrained(folder)
-    ops = Ops.fastest(torch.device(device))
-    model = MiniMaxM1ForCausalLM.from_pretrained(folder, dtype=dtype, device=device, quantization=quantization, ops=ops)
+    ops = Ops.fastest(where)
+    model = MiniMaxM1ForCausalLM.from_pretrained(folder, dtype=dtype, device=where, quantization=quantization, ops=ops)
     config = config or EngineConfig.on(model.device.type)
     engine = ModelEngine(
         model,
@@ -71,14 +66,14 @@ def _warm_up(engine: ModelEngine, guides: GuideMaker, most: int) -> None:
     """Kernels load at their first call, and the first grammar reads the vocabulary; nothing is kept of this one.
 
     A GPU compiles kernels and records a graph for each number of replies side by side, so these are gone through, up to
-    `most`.
+    `most`. Prompts have two tokens at least: one alone is a step, and steps have kernels of their own.
     """
     guides.guide(json_object=True)
     params = SamplingParams(max_tokens=2, temperature=0, ignore_eos=True)
     counts = sorted({min(1 << bit, most) for bit in range(most.bit_length() + 1)})
     for count in counts:
         for number in range(count):  # different prompts, so that none waits for what another has read
-            prompt = [number >> bit & 1 for bit in range(most.bit_length())]
+            prompt = [number >> bit & 1 for bit in range(1 + most.bit_length())]
             engine.submit(Request(id=f"warm-up {number}", prompt=prompt, params=params))
         while engine.busy:
             engine.step()

@@ -19,8 +19,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from minimax_m1.engine.device import usable
 from minimax_m1.engine.durable import locked
-from minimax_m1.errors import CheckpointError, DataError
+from minimax_m1.errors import CheckpointError, DataError, RequestError
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 from minimax_m1.train import checkpoint, curves
 from minimax_m1.train.board import Board
@@ -239,11 +240,9 @@ def _on(device: str) -> Iterator[None]:
     """Makes a device the current one, which kernels for GPUs are launched on; raises DataError where there is none, or
     too little memory on it."""
     try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        why = str(error).splitlines()[0]
-        raise DataError(f"device {device!r} cannot be used, give cpu, cuda or cuda:N: {why:.100}") from None
-    known = torch.device(device)
+        known = usable(device)
+    except RequestError as error:
+        raise DataError(f"{error}; give cpu, cuda or cuda:N") from None
     with torch.cuda.device(known) if known.type == "cuda" else nullcontext():
         try:
             yield

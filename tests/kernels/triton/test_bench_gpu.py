@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "benchmarks" / "bench_gpu.py"
@@ -100,6 +101,19 @@ with bench.part("nothing"):
     assert [row["case"] for row in told["rows"]] == ["right"]
     assert set(told["faults"]) == {"wrong", "nothing"} and "off by 1.0e-01" in told["faults"]["wrong"]
     assert [check["right"] for check in told["checks"]] == [True, False, False]
+
+
+def test_the_floor_is_the_longer_of_memory_and_arithmetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from gpu_clock import Bench
+
+    bench = Bench("s", torch.device("cpu"), True, tmp_path / "s.json", copy_gbs=1000.0, matrix_tflops=500.0)
+    peers = {"fla": 6.0, "other": "not here"}
+    row = bench.tell("a", 4.0, moved=2e9, flops=5e11, peers=peers, aims={"floor": 0.6, "fla": 1.2})
+    assert (row["floor_ms"], row["fraction"], row["rate"], row["unit"]) == (2.0, 0.5, 500.0, "GB/s")
+    assert row["ratios"] == {"fla": 1.5} and row["aims"] == {"floor": [0.6, 0.5], "fla": [1.2, 1.5]}
+    row = bench.tell("b", 4.0, moved=1e9, flops=1e12)
+    assert (row["floor_ms"], row["fraction"], row["rate"], row["unit"]) == (2.0, 0.5, 250.0, "TFLOP/s")
 
 
 def test_fla_is_set_beside_our_row_of_the_same_name(monkeypatch: pytest.MonkeyPatch) -> None:

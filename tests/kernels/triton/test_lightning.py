@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from minimax_m1.kernels.lightning import reference
-from minimax_m1.kernels.lightning.triton import Tiling, lightning
+from minimax_m1.kernels.lightning.triton import Tiling, _Launch, block_size, lightning, tiling
 from minimax_m1.kernels.segments import Segments
 from minimax_m1.model.lightning import slopes
 
@@ -73,6 +73,20 @@ def test_any_block_size_gives_the_same(block: int, device: torch.device) -> None
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_tokens_lose_no_more_than_their_rounding(dtype: torch.dtype, device: torch.device) -> None:
     agrees([70, 1, 150], 2, 32, dtype, device, None)
+
+
+@pytest.mark.parametrize(("length", "block"), [(1, 16), (20, 32), (40, 64), (8192, 64)])
+def test_lengths_choose_the_block(length: int, block: int) -> None:
+    segments = Segments.of([length] * 3)
+    assert block_size(segments) == tiling(segments, 128, torch.bfloat16).block == block
+
+
+@pytest.mark.parametrize(("heads", "length", "pieces"), [(200, 2**20, 1), (8, 2**20, 49), (8, 1024, 1)])
+def test_few_heads_share_a_long_sequence_out(heads: int, length: int, pieces: int) -> None:
+    """At nano's width an H100 runs 396 programs at once."""
+    q, segments = torch.empty(length, heads, 32, device="meta"), Segments.of([length])
+    launch = _Launch.of(q, torch.empty(heads, device="meta"), segments, tiling(segments, 32, torch.bfloat16))
+    assert (launch.states[0], launch.whole) == (pieces, pieces == 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -70,7 +70,10 @@ def paged_attention(
     """
     (count, heads, width), (_, size, groups, _) = q.shape, keys.shape
     if q.dtype not in _DTYPES or keys.dtype not in _DTYPES:
-        raise ValueError(f"attention over pages takes float32, bfloat16 and float16, not {q.dtype} and {keys.dtype}")
+        raise ValueError(
+            f"q {list(q.shape)} in {q.dtype} over pages of keys {list(keys.shape)} in {keys.dtype}: float32, bfloat16 "
+            "and float16 are supported"
+        )
     if width % 16 or width > 256:
         raise ValueError(f"heads of q {list(q.shape)} must be a multiple of 16 wide, up to 256")
     if size < 16 or size & (size - 1):

@@ -23,7 +23,7 @@ from minimax_m1.kernels.segments import Segments
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _WIDEST = 256
-_SIZES = (16, 32, 64)
+_SIZES = (16, 32, 64)  # 128 tokens by 64 columns of width 128 would take 256 KB of shared memory
 # Guessed cycles of one block on an H100, from the instructions of its loop and the rate of the tensor cores.
 _BLOCK, _TOKEN = 700, 19
 _SHORTEST_PIECE = 1024  # tokens; below, a second launch costs more than it saves
@@ -45,9 +45,9 @@ def tiling(segments: Segments, width: int, dtype: torch.dtype) -> Tiling:
     """The sizes for these lengths, this head width and this dtype.
 
     With fewer than three stages no load runs beside the work on the block before; with four, two blocks are on their
-    way. At width 128 in bfloat16 a program of 64 tokens by 64 columns fills the registers of four warps and takes
-    176 KB of shared memory: one runs on each of the 132 multiprocessors of an H100. Narrow ones run two or three at
-    once.
+    way. At width 128 in bfloat16 a program of 64 tokens by 64 columns fills the registers of four warps, spills 32
+    bytes a thread and takes 176 KB of shared memory: one runs on each of the 132 multiprocessors of an H100. Narrow
+    ones run two or three at once.
     """
     block, padded = block_size(segments), _padded(width)
     if dtype is torch.float32:  # no tensor cores: small tiles, whose operands stay in registers

@@ -122,7 +122,8 @@ def _check(x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor | Int8 | Fp8
         narrow = values.dtype in _DTYPES and torch.promote_types(values.dtype, x.dtype) is x.dtype
         if x.dtype not in _DTYPES or not (narrow or isinstance(weight, Int8 | Fp8)):
             raise ValueError(
-                f"x {x.dtype} by weights {values.dtype}: x is float32, bfloat16 or float16, and weights are no wider"
+                f"x {list(x.shape)} {x.dtype} by weights {list(values.shape)} {values.dtype}: x is float32, bfloat16 "
+                "or float16, and weights are no wider"
             )
 
 

@@ -67,7 +67,8 @@ def recurrent(
     if width % 16 or not 16 <= width <= _WIDEST:
         raise ValueError(f"states are {list(pool.shape)}: head widths are multiples of 16 up to {_WIDEST} here")
     if qkv.dtype not in _DTYPES or not qkv.dtype == gate.dtype == norm.dtype:
-        raise ValueError(f"qkv, gate, norm are {qkv.dtype}, {gate.dtype}, {norm.dtype}; all are one of {_DTYPES}")
+        kinds = f"{qkv.dtype}, {gate.dtype}, {norm.dtype}"
+        raise ValueError(f"qkv {list(qkv.shape)}, gate, norm are {kinds}; all are one of {_DTYPES}")
     assert qkv.stride(1) == gate.stride(1) == norm.stride(0) == 1
     assert not (torch.is_grad_enabled() and (qkv.requires_grad or gate.requires_grad)), "a decode step has no gradient"
     out = gate.new_empty(rows, inner)

@@ -274,7 +274,7 @@ def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="device 'gpu' cannot be used: .*; give cpu, cuda or cuda:N"):
+    with pytest.raises(DataError, match=r"device 'gpu' cannot be used: .*; give cpu, cuda or cuda:N"):
         train(recipe("tiny"), tmp_path / "run", device="gpu")
 
 

@@ -57,7 +57,7 @@ SECTIONS = (
     Section("moe", "gpu_experts", "moe", 40, 120, "moe"),
     Section("fla", "gpu_fla", "fla", 80, 160),
     Section("attention", "gpu_softmax", "attention", 25, 80, "paged_attention"),
-    Section("nano", "gpu_nano", "end_to_end", 45, 120, "nano"),
+    Section("nano", "gpu_nano", "end_to_end", 70, 170, "nano"),
     Section("head", "gpu_glue", "head", 25, 60, "head"),
     Section("glue", "gpu_glue", "glue", 25, 60, "norms,rope,route"),
 )

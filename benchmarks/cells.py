@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 _LOOK = 0.2  # seconds between two looks at the processes
@@ -88,10 +89,10 @@ def kept(file: Path, setting: dict[str, Any]) -> dict[str, Any] | None:
 def circumstances() -> dict[str, Any]:
     """Command, machine and sources, for the record."""
     commit = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(commit, capture_output=True, text=True, cwd=Path(__file__).parent)
+    done = subprocess.run(commit, capture_output=True, text=True, cwd=Path(__file__).parent) if which("git") else None
     return {
         "command": " ".join(["python", *sys.argv]),
         "machine": {"cores": os.cpu_count(), "kind": platform.machine()},
         "python": platform.python_version(),
-        "commit": done.stdout.strip(),
+        "commit": "" if done is None else done.stdout.strip(),
     }

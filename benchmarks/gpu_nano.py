@@ -17,6 +17,7 @@ from gpu_clock import Bench, unpoisoned
 from minimax_m1.cli.bench import random_ids, together
 from minimax_m1.engine.config import EngineConfig
 from minimax_m1.engine.engine import ModelEngine
+from minimax_m1.engine.request import Request, SamplingParams
 from minimax_m1.kernels.ops import Ops
 from minimax_m1.model.transformer import MiniMaxM1ForCausalLM
 from minimax_m1.presets import nano
@@ -31,6 +32,8 @@ RATE, BETAS, EPSILON, DECAY, CLIP = 1e-4, (0.9, 0.95), 1e-8, 0.1, 1.0
 def end_to_end(bench: Bench) -> None:
     """The section."""
     with unpoisoned():
+        with bench.part("same words"):
+            same_words(bench)
         with bench.part("replies"):
             replies(bench)
         with bench.part("training"):
@@ -53,6 +56,27 @@ def said(bench: Bench, case: str, tokens: int, seconds: float, **more: Any) -> N
     bench.rows.append(row)
     bench.keep()
     print(f"[{bench.section}] {case}: {tokens / seconds:,.0f} tokens/s", flush=True)
+
+
+def same_words(bench: Bench) -> None:
+    """A graph that is replayed, over pages' and sizes' ends, says what its steps say launch by launch."""
+    prompts = [random_ids(nano().vocab_size, length, length) for length in bench.pick((1, 300, 509, 1021), (1, 30))]
+    model = loaded(bench, "bfloat16", Ops.triton())
+    said: dict[bool, list[list[int]]] = {}
+    for eager in (False, True):
+        config = EngineConfig(max_num_seqs=4, prefill_tokens=8192, enforce_eager=eager, enable_prefix_caching=False)
+        engine = ModelEngine(model, eos_ids=(), max_model_len=bench.pick(4096, 64), config=config)
+        said[eager] = [[] for _ in prompts]
+        for number, prompt in enumerate(prompts):
+            params = SamplingParams(temperature=0, max_tokens=bench.pick(24, 3), ignore_eos=True)
+            engine.submit(Request(id=str(number), prompt=prompt, params=params))
+        while engine.busy:
+            for event in engine.step():
+                assert event.error is None, event.error
+                if event.token_id is not None:
+                    said[eager][int(event.request_id)].append(event.token_id)
+    got, want = ({"ids": torch.tensor(said[eager])} for eager in (False, True))
+    bench.check("nano, graphs beside launches", got, want, 1e-9)
 
 
 def replies(bench: Bench) -> None:

@@ -75,6 +75,20 @@ def test_replies_are_the_same_with_and_without_graphs(model: MiniMaxM1ForCausalL
             np.testing.assert_allclose(told_of, plain, rtol=1e-4)
 
 
+def test_rows_that_are_nobodys_go_to_no_expert(model: MiniMaxM1ForCausalLM) -> None:
+    engine = ModelEngine(model, eos_ids=(), max_model_len=100, config=EngineConfig(page_size=4))
+    engine._runner._graphs = graphs = DecodeGraphs(model, engine._cache, capture=False)
+    for n, prompt in enumerate(PROMPTS[:3]):
+        params = SamplingParams(max_tokens=3, temperature=0, ignore_eos=True)
+        engine.submit(Request(id=str(n), prompt=prompt, params=params))
+    while engine.busy:
+        engine.step()
+    [step] = [each for (rows, _), each in graphs._recorded.items() if rows == 4]
+    with torch.inference_mode():
+        experts = graphs._step(step.given).experts[0]
+    assert (experts[3] == -1).all() and (experts[:3, 0] >= 0).all()
+
+
 def test_a_model_with_more_than_the_kernels_know_is_left_to_the_ops(model: MiniMaxM1ForCausalLM) -> None:
     assert decodable(model)
     assert not decodable(MiniMaxM1ForCausalLM(tiny()))  # its ops do no whole layers

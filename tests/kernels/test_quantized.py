@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimax_m1.kernels import quantized
 from minimax_m1.kernels.quantized import Int8, dense, product
@@ -110,3 +113,23 @@ def test_views_and_narrow_shapes_are_read_aright(rows: int, width: int, outputs:
 def test_products_that_would_need_gradients_are_our_mistake() -> None:
     with pytest.raises(AssertionError, match="no gradients"):
         multiplied(torch.ones(2, 5).requires_grad_(), Int8.of(torch.ones(3, 5)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_off_the_cpu_a_weight_is_widened_in_one_launch_that_rounds_as_many_do(dtype: torch.dtype) -> None:
+    class Launches(TorchDispatchMode):
+        names: list[str] = []  # noqa: RUF012
+
+        def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.names.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    held = Int8(torch.empty(7000, 64, dtype=torch.int8, device="meta"), torch.empty(7000, device="meta"))
+    with Launches() as launches:
+        assert held.dequantized(dtype).dtype is dtype
+    assert [name for name in launches.names if name in ("mul.out", "mul.Tensor", "mul_.Tensor", "copy_.default")] == [
+        "mul.out"
+    ]
+    held = Int8.of(torch.randn(30, 50))
+    once = torch.mul(held.values, held.scales[:, None], out=torch.empty(30, 50, dtype=dtype))
+    assert torch.equal(once, held.dequantized(dtype))

@@ -127,6 +127,11 @@ class Cache:
         """A copy of a slot on the host, one [H, D, D] a layer."""
         return to_host([states[track.slot] for states in self._lightning])
 
+    def finite(self, track: Track) -> bool:
+        """Whether all numbers of a slot are; one answer for all layers, from where they lie."""
+        sound = [states[track.slot].isfinite().all() for states in self._lightning]
+        return not sound or bool(torch.stack(sound).all())
+
     def set_lightning(self, track: Track, states: Sequence[Tensor]) -> None:
         """Fills a slot."""
         for kept, new in zip(self._lightning, states, strict=True):

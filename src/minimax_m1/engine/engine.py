@@ -58,7 +58,9 @@ class ModelEngine:
         self._cache, pages, self._max_model_len = Cache.fitting(model, config, max_model_len)
         self._pages = PageAllocator(pages, config.page_size)
         self._prefixes = PrefixCache(self._pages, config.checkpoint_bytes or self._cache.checkpoint_room)
-        graphs = None
+        size, graphs = config.page_size, None
+        if model.device.type == "cuda" and (size < 16 or size & (size - 1)):
+            raise RequestError(f"page_size must be a power of two from 16 on a GPU, got {size}", param="page_size")
         if model.device.type == "cuda" and not config.enforce_eager and decodable(model):
             graphs = DecodeGraphs(model, self._cache, capture=True)
         self._runner = Runner(model, self._cache, graphs)

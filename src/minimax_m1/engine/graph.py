@@ -45,6 +45,7 @@ class DecodeGraphs:
         self._capture = capture
         self._recorded: dict[tuple[int, int], _Recorded] = {}
         self._memory = torch.cuda.graph_pool_handle() if capture else None  # sizes run one at a time and share it
+        self._aside = torch.cuda.Stream(model.device) if capture else None
 
     def run(self, tracks: Sequence[Track], ids: Sequence[int], thresholds: Sequence[float]) -> Decoded:
         """One token of each; what comes back holds until the next call."""
@@ -58,7 +59,7 @@ class DecodeGraphs:
         # The host may write here: choosing the last step's tokens has waited for all that was read from it.
         step.host.fill_(-1)
         rows = step.host.numpy()
-        rows[count:, 0] = rows[:, _COLUMNS:] = 0
+        rows[count:, 0] = rows[count:, 3] = rows[:, _COLUMNS:] = 0  # a threshold of 0 sends nobody to any expert
         rows[:count, 0], rows[:count, 1] = ids, [track.length for track in tracks]
         rows[:count, 2] = [track.slot for track in tracks]
         step.host[:count, 3] = torch.tensor(thresholds, dtype=torch.float32).view(torch.int32)
@@ -79,15 +80,15 @@ class DecodeGraphs:
         host = torch.zeros(shape, dtype=torch.int32, pin_memory=self._capture)
         host[:, 1:3] = -1
         given = host.to(self._model.device)
-        if not self._capture:
+        aside = self._aside
+        if aside is None:
             return _Recorded(host, given, None, None)
-        aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             self._step(given)
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._memory, stream=aside, capture_error_mode="thread_local"):
             out = self._step(given)
         return _Recorded(host, given, graph, out)
 

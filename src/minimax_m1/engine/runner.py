@@ -120,11 +120,10 @@ class Runner:
 
     def checkpoint(self, track: Track, logits: Tensor | None = None) -> Checkpoint | None:
         """What a slot holds, and perhaps the next token's logits [V]; None where some of the numbers are broken."""
-        kept = Kept(self._cache.lightning(track), None if logits is None else logits.to("cpu", copy=True))
-        tensors = (*kept.lightning, *(() if kept.logits is None else (kept.logits,)))
-        if not all(bool(torch.isfinite(each).all()) for each in tensors):
+        if not self._cache.finite(track) or (logits is not None and not bool(logits.isfinite().all())):
             return None
-        nbytes = sum(each.nbytes for each in tensors)
+        kept = Kept(self._cache.lightning(track), None if logits is None else logits.to("cpu", copy=True))
+        nbytes = sum(each.nbytes for each in (*kept.lightning, *(() if kept.logits is None else (kept.logits,))))
         return Checkpoint(state=kept, nbytes=nbytes, answers=logits is not None)
 
     def park(self, track: Track) -> None:

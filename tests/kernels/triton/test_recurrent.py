@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from minimax_m1.kernels.recurrent import reference
-from minimax_m1.kernels.recurrent.triton import Tiling, recurrent
+from minimax_m1.kernels.recurrent.triton import Tiling, recurrent, tiling
 from minimax_m1.kernels.slots import Slots
 from minimax_m1.model.lightning import slopes
 
@@ -113,3 +113,10 @@ def test_widths_and_dtypes_that_do_not_fit_are_refused(device: torch.device) -> 
         recurrent(qkv.double(), gate.double(), norm.double(), EPS, s, Slots(pool, index))
     with pytest.raises(ValueError, match="bfloat16"):
         recurrent(qkv, gate.bfloat16(), norm, EPS, s, Slots(pool, index))
+
+
+@pytest.mark.parametrize("heads", [1, 8, 64, 1000])
+@pytest.mark.parametrize("width", [16, 32, 48, 128, 256])
+def test_no_two_threads_hold_the_same_number_of_a_state_that_one_of_them_writes(heads: int, width: int) -> None:
+    chosen = tiling(heads, width)
+    assert 32 * chosen.warps <= chosen.columns * (1 << (width - 1).bit_length())

@@ -122,7 +122,7 @@ def _walk(
 ):
     """Block by block: out = (q kᵀ ⊙ decay) v + λʲ q state, then state = λᵐ state + kᵀ (λᵐ⁻ʲ v), for m tokens."""
     SLICES: tl.constexpr = (D + W - 1) // W
-    head = program // SLICES % H
+    head = (program // SLICES % H).to(tl.int64)
     table += program // (SLICES * H) * 6
     sequence = tl.load(table)
     start = tl.load(table + 1)

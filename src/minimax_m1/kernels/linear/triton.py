@@ -41,6 +41,7 @@ def linear(x: Tensor, weight: Tensor | Int8) -> Tensor:
             f"x {list(x.shape)} {x.dtype} by a weight {list(values.shape)} {values.dtype}: widths must be equal "
             "multiples of 16, x float32 by bfloat16 or int8, or a narrower x by int8"
         )
+    assert values.is_contiguous()
     flat = x.reshape(rows, width)
     flat = flat if flat.stride(1) == 1 else flat.contiguous()
     out = x.new_empty(*x.shape[:-1], count)

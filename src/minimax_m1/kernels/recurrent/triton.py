@@ -38,7 +38,8 @@ def tiling(heads: int, width: int) -> Tiling:
     padded = triton.next_power_of_2(width)
     columns = min(64, 8192 // padded, padded)
     largest = max(padded * columns, triton.next_power_of_2(heads * width))  # of a state, or of a row to norm
-    return Tiling(columns=columns, warps=min(16, max(1, largest // 1024)))
+    # No more threads than a state has numbers: two that held the same one would read it while the other writes it.
+    return Tiling(columns=columns, warps=min(16, max(1, largest // 1024), padded * columns // 32))
 
 
 @eager

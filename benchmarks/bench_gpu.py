@@ -227,7 +227,8 @@ def show(out: Path) -> None:
         found += json.loads(file.read_text("utf-8"))
         file.unlink()
     for log in out.glob("compiled-*.log"):
-        log.unlink()
+        if "Traceback" not in log.read_text("utf-8", "replace"):  # what could not be compiled is worth reading
+            log.unlink()
     resources = out / "resources.json"
     if found:
         resources.write_text("[\n" + ",\n".join(map(json.dumps, found)) + "\n]\n", "utf-8")

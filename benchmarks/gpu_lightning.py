@@ -189,15 +189,15 @@ def packed(bench: Bench) -> dict[str, list[int]]:
 
 def blocks(bench: Bench, heads: int, width: int, decay: Tensor) -> None:
     """The forward at each block size; the one that is chosen by itself is among the rows above."""
+    from minimax_m1.kernels.lightning.triton import choose_tiles
     from minimax_m1.kernels.lightning.triton import lightning as ours
-    from minimax_m1.kernels.lightning.triton import tiling
 
     length = bench.pick(2**15, 50)
     tokens, state = sequence(bench, length, heads, width)
     segments = Segments.of([length])
     for size in bench.pick((32, 64, 128), (16, 32)):
         with bench.part(f"block {size}"), torch.inference_mode():
-            tiles = replace(tiling(segments, width, LOW), block=size)
+            tiles = replace(choose_tiles(segments, width, LOW), block=size)
             ms = bench.time(partial(ours, *tokens, decay, segments, state, tiles=tiles))
             bench.tell(f"forward {length:,} in blocks of {size}", ms, moved=4 * tokens[0].nbytes)
 

@@ -55,7 +55,7 @@ def tune(bench: Bench) -> None:
 
 def lightning(bench: Bench) -> Iterator[Way]:
     """The scan, forward and backward."""
-    from minimax_m1.kernels.lightning.triton import Tiling
+    from minimax_m1.kernels.lightning.triton import Tiles
     from minimax_m1.kernels.lightning.triton import lightning as op
 
     length, heads, width = bench.pick((2**15, 64, 128), (40, 2, 16))
@@ -74,7 +74,7 @@ def lightning(bench: Bench) -> Iterator[Way]:
         (64, 32, 8, 3),
     ]
     sizes += [(32, 64, 4, 3), (32, 64, 4, 4), (32, 128, 8, 3), (64, 128, 8, 2), (128, 64, 8, 2), (128, 32, 8, 3)]
-    ways = [Tiling(block=b, columns=c, warps=w, stages=s) for b, c, w, s in bench.pick(sizes, [(32, 16, 4, 2)])]
+    ways = [Tiles(block=b, columns=c, warps=w, stages=s) for b, c, w, s in bench.pick(sizes, [(32, 16, 4, 2)])]
     for back in (False, True):
 
         def run(tiles: Any, back: bool = back) -> None:
@@ -90,7 +90,7 @@ def lightning(bench: Bench) -> Iterator[Way]:
 
 def recurrent(bench: Bench) -> Iterator[Way]:
     """The decode step of 64 sequences and of one."""
-    from minimax_m1.kernels.recurrent.triton import Tiling
+    from minimax_m1.kernels.recurrent.triton import Tiles
     from minimax_m1.kernels.recurrent.triton import recurrent as op
 
     heads, width = bench.pick((64, 128), (2, 16))
@@ -101,7 +101,7 @@ def recurrent(bench: Bench) -> Iterator[Way]:
         given = bench.random(rows, 3 * heads * width), bench.random(rows, heads * width), bench.random(heads * width)
         decay = decay_slopes(heads, 40, 80).to(bench.device)
         arrived = torch.zeros(rows, dtype=torch.int32, device=bench.device)
-        for tiles in (None, *(Tiling(columns=columns, warps=warps) for columns, warps in sizes)):
+        for tiles in (None, *(Tiles(columns=columns, warps=warps) for columns, warps in sizes)):
             call = partial(op, *given, 1e-6, decay, slots, arrived=arrived, tiles=tiles)
             moved = 2 * 4 * rows * heads * width * width
             yield Way(f"recurrent {rows} slots, {told(tiles)}", call, moved, small=True)
@@ -133,7 +133,7 @@ def pages(bench: Bench) -> Iterator[Way]:
 
 def moe(bench: Bench) -> Iterator[Way]:
     """The two products of the experts, for many tokens and for few."""
-    from minimax_m1.kernels.moe.triton import config
+    from minimax_m1.kernels.moe.triton import choose_cut
     from minimax_m1.kernels.moe.triton import moe as op
     from minimax_m1.kernels.moe.triton_products import Tiles
 
@@ -145,7 +145,7 @@ def moe(bench: Bench) -> Iterator[Way]:
         x = bench.random(tokens, width)
         every = torch.arange(2 * tokens, device=bench.device).view(tokens, 2) % experts
         shares = torch.full((tokens, 2), 0.5, device=bench.device)
-        chosen = config(2 * tokens, experts, width, LOW, LOW)
+        chosen = choose_cut(2 * tokens, experts, width, LOW, LOW)
         tiles = [
             Tiles(outs=outs, depth=depth, warps=warps, stages=stages)
             for outs, depth, warps, stages in bench.pick(many if tokens > 1000 else few, [(32, 64, 4, 3)])
@@ -161,12 +161,36 @@ def moe(bench: Bench) -> Iterator[Way]:
             yield Way(f"moe {tokens} tokens, {names or 'as chosen'}", call, moved, flops, small=tokens < 1000)
 
 
+def linear(bench: Bench) -> Iterator[Way]:
+    """int8 projections of a decode step, in and out of a layer, and the head."""
+    from minimax_m1.kernels.linear.triton import Tiles
+    from minimax_m1.kernels.linear.triton import linear as op
+    from minimax_m1.kernels.quantized import Int8
+
+    width, inner, tokens = bench.pick((6144, 8192, 200_064), (32, 48, 64))
+    few = [(32, 128, 4, 4), (16, 128, 4, 4), (64, 128, 4, 4), (32, 256, 4, 3), (32, 64, 4, 6), (128, 64, 8, 3)]
+    for rows in bench.pick((1, 16, 64), (2,)):
+        for name, count, depth, kind in (
+            ("qkv", 3 * inner, width, torch.int8),
+            ("out", width, inner, torch.int8),
+            ("head", tokens, width, LOW),
+        ):
+            drawn_weight = bench.random(count, depth)
+            weight = Int8.of(drawn_weight) if kind is torch.int8 else drawn_weight
+            x = bench.random(rows, depth) if kind is torch.int8 else bench.random(rows, depth, dtype=torch.float32)
+            tall = max(16, 1 << (rows - 1).bit_length())
+            ways = [Tiles(tall=tall, wide=w, deep=d, warps=n, stages=s) for w, d, n, s in bench.pick(few, few[:1])]
+            for tiles in (None, *ways):
+                call = torch.no_grad()(partial(op, x, weight, tiles=tiles))
+                yield Way(f"linear {name} {rows} rows, {told(tiles)}", call, count * depth * kind.itemsize, small=True)
+
+
 def told(tiles: Any) -> str:
     """Sizes in few words."""
     return "as chosen" if tiles is None else " ".join(f"{name} {value}" for name, value in asdict(tiles).items())
 
 
-SWEEPS = (lightning, recurrent, pages, moe)
+SWEEPS = (lightning, recurrent, pages, moe, linear)
 
 
 def warm() -> None:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from minimax_m1.kernels.lightning import reference
-from minimax_m1.kernels.lightning.triton import Tiling, _Launch, block_size, lightning, tiling
+from minimax_m1.kernels.lightning.triton import Tiles, _Launch, block_size, choose_tiles, lightning
 from minimax_m1.kernels.segments import Segments
 from minimax_m1.model.lightning import slopes
 
-SMALL = Tiling(block=16, columns=16)
+SMALL = Tiles(block=16, columns=16)
 MANY = 1 << 20  # programs: cuts long sequences into as many pieces as it may
 BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 6e-3}
 
@@ -32,7 +32,7 @@ def off(name: str, mine: Tensor, exact: Tensor) -> float:
 
 
 def agrees(
-    lengths: list[int], heads: int, width: int, dtype: torch.dtype, device: torch.device, tiles: Tiling | None
+    lengths: list[int], heads: int, width: int, dtype: torch.dtype, device: torch.device, tiles: Tiles | None
 ) -> None:
     """Outputs, states and all gradients, on the inputs of one shape."""
     segments = Segments.of(lengths)
@@ -67,7 +67,7 @@ def test_any_multiple_of_sixteen_is_a_head_width(width: int, device: torch.devic
 
 @pytest.mark.parametrize("block", [16, 32, 64, 128, 256])
 def test_any_block_size_gives_the_same(block: int, device: torch.device) -> None:
-    agrees([2 * block + 3, 7], 1, 16, torch.float32, device, Tiling(block=block, columns=16))
+    agrees([2 * block + 3, 7], 1, 16, torch.float32, device, Tiles(block=block, columns=16))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -78,21 +78,21 @@ def test_low_precision_tokens_lose_no_more_than_their_rounding(dtype: torch.dtyp
 @pytest.mark.parametrize(("length", "block"), [(1, 16), (20, 32), (40, 64), (8192, 64)])
 def test_lengths_choose_the_block(length: int, block: int) -> None:
     segments = Segments.of([length] * 3)
-    assert block_size(segments) == tiling(segments, 128, torch.bfloat16).block == block
+    assert block_size(segments) == choose_tiles(segments, 128, torch.bfloat16).block == block
 
 
 @pytest.mark.parametrize(("heads", "length", "pieces"), [(200, 2**20, 1), (8, 2**20, 49), (8, 1024, 1)])
 def test_few_heads_share_a_long_sequence_out(heads: int, length: int, pieces: int) -> None:
     """At nano's width an H100 runs 396 programs at once."""
     q, segments = torch.empty(length, heads, 32, device="meta"), Segments.of([length])
-    launch = _Launch.of(q, torch.empty(heads, device="meta"), segments, tiling(segments, 32, torch.bfloat16))
+    launch = _Launch.of(q, torch.empty(heads, device="meta"), segments, choose_tiles(segments, 32, torch.bfloat16))
     assert (launch.states[0], launch.whole) == (pieces, pieces == 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("lengths", [[2100], [1, 1600, 0, 30]])
 def test_pieces_of_a_sequence_add_up(lengths: list[int], dtype: torch.dtype, device: torch.device) -> None:
-    agrees(lengths, 1, 16, dtype, device, Tiling(block=64, columns=16, programs=MANY))
+    agrees(lengths, 1, 16, dtype, device, Tiles(block=64, columns=16, programs=MANY))
 
 
 def test_pieces_stand_in_a_table_the_longest_first(device: torch.device) -> None:
@@ -127,7 +127,7 @@ def test_slopes_of_the_published_model_are_safe(layer: int, block: int, device: 
     q, k, v, _, states = inputs([300], 2, 16, torch.float32, device)
     s, segments = slopes(64, layer, 80)[[0, 63]].to(device), Segments.of([300])
     exact, exact_ends = reference.lightning(*(x.double() for x in (q, k, v, s)), segments, states.double())
-    out, ends = lightning(q, k, v, s, segments, states, tiles=Tiling(block=block, columns=16))
+    out, ends = lightning(q, k, v, s, segments, states, tiles=Tiles(block=block, columns=16))
     assert off("out", out, exact) < 1e-5 and off("ends", ends, exact_ends) < 1e-5
 
 

@@ -109,7 +109,7 @@ def test_outputs_equal_the_reference(
 @pytest.mark.parametrize("each", [1, 20, 100, 1000])
 def test_every_cut_gives_the_reference(each: int, dtype: torch.dtype, device: torch.device) -> None:
     some = in_dtype(case(device, 45, threshold=0.7, width=144), dtype)
-    cut = fast.config(each * 4, 4, 6144, dtype, dtype)
+    cut = fast.choose_cut(each * 4, 4, 6144, dtype, dtype)
     assert cut.rows == {1: 16, 20: 32, 100: 64, 1000: 128}[each]
     out = fast.moe(*some, cut=cut)
     assert out.dtype == dtype and error(out, exact(some)) < CLOSE[dtype]
@@ -118,7 +118,7 @@ def test_every_cut_gives_the_reference(each: int, dtype: torch.dtype, device: to
 def test_all_tokens_to_one_expert(device: torch.device) -> None:
     some = case(device, 50, slots=1)
     some = some._replace(experts=torch.full_like(some.experts, 2))
-    cut = fast.config(1, 4, 48, torch.float32, torch.float32)
+    cut = fast.choose_cut(1, 4, 48, torch.float32, torch.float32)
     bands = replace(cut, up=replace(cut.up, group=3), down=replace(cut.down, group=3))  # of its four blocks
     assert torch.equal(fast.moe(*some, cut=cut), fast.moe(*some, cut=bands))
     assert error(fast.moe(*some, cut=bands), exact(some)) < CLOSE[torch.float32]
@@ -175,7 +175,7 @@ def gradients(op: Any, some: Case, *, learned: str = "x weights w13 w2", **more:
 def test_gradients_equal_the_references(dtype: torch.dtype, each: int, limit: float, device: torch.device) -> None:
     some = in_dtype(case(device, 45, threshold=0.7), dtype)
     some = some._replace(experts=some.experts.masked_fill(some.experts == 1, -1))  # one that nobody asks
-    mine = gradients(fast.moe, some, cut=fast.config(each * 4, 4, 6144, dtype, dtype))
+    mine = gradients(fast.moe, some, cut=fast.choose_cut(each * 4, 4, 6144, dtype, dtype))
     told = gradients(reference.moe, Case(*(t.double() if t.is_floating_point() else t for t in some)))
     told["weights"] = told["weights"].masked_fill(some.experts < 0, 0.0)
     for name, value in told.items():
@@ -241,7 +241,7 @@ def test_autocast_multiplies_in_its_dtype(device: torch.device) -> None:
 def test_int8_weights_are_widened(tokens: int, dtype: torch.dtype, each: int, device: torch.device) -> None:
     some = case(device, tokens, threshold=0.7)
     held = some._replace(x=some.x.to(dtype), w13=Int8.of(some.w13), w2=Int8.of(some.w2))
-    out = fast.moe(*held, cut=fast.config(each * 4, 4, 6144, dtype, torch.int8))
+    out = fast.moe(*held, cut=fast.choose_cut(each * 4, 4, 6144, dtype, torch.int8))
     assert out.dtype == dtype and error(out, exact(held)) < CLOSE[dtype]
 
 
@@ -257,7 +257,7 @@ def test_fp8_rounds_rows_and_nothing_else(dtype: torch.dtype, each: int, device:
     some = case(device, 41, threshold=0.7, width=144)
     some.x[2] = 0
     held = some._replace(x=some.x.to(dtype), w13=Fp8.of(some.w13), w2=Fp8.of(some.w2))
-    out = fast.moe(*held, cut=fast.config(each * 4, 4, 6144, dtype, torch.float8_e4m3fn))
+    out = fast.moe(*held, cut=fast.choose_cut(each * 4, 4, 6144, dtype, torch.float8_e4m3fn))
     assert out.dtype == dtype and (out[2] == 0).all()
     assert 1e-3 < error(out, exact(held)) < 5e-2  # rows of x and hidden rows keep four bits of a number
     assert error(out, exact_of_rounded(held)) < (1e-4 if dtype == torch.float32 else 8e-3)

@@ -62,7 +62,7 @@ def test_one_row_fills_a_program_and_programs_take_several(
     monkeypatch.setattr(fast, "backward_programs", lambda blocks, tile: min(blocks, 3))
     x, other, pull = drawn(7, 5000, torch.float32, device, 3)
     weight = torch.rand(5000, device=device) + 0.5
-    assert fast.forward_tile(5000).rows == fast.backward_tile(5000).rows == 1
+    assert fast.forward_tiles(5000).rows == fast.backward_tiles(5000).rows == 1
     check("gated_rms_norm", [x, other, weight], [pull], torch.float32)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from minimax_m1.kernels.recurrent import reference
-from minimax_m1.kernels.recurrent.triton import Tiling, recurrent, tiling
+from minimax_m1.kernels.recurrent.triton import Tiles, choose_tiles, recurrent
 from minimax_m1.kernels.slots import Slots
 from minimax_m1.model.lightning import slopes
 
@@ -74,8 +74,8 @@ def test_a_slot_of_nan_harms_no_other_row(device: torch.device) -> None:
     assert torch.equal(out[[0, 2]], wanted[[0, 2]]) and torch.equal(pool[1:], healthy[1:])
 
 
-@pytest.mark.parametrize("tiles", [Tiling(columns=16, warps=1), Tiling(columns=64, warps=8)])
-def test_counters_come_back_as_zeros_and_serve_again(tiles: Tiling, device: torch.device) -> None:
+@pytest.mark.parametrize("tiles", [Tiles(columns=16, warps=1), Tiles(columns=64, warps=8)])
+def test_counters_come_back_as_zeros_and_serve_again(tiles: Tiles, device: torch.device) -> None:
     qkv, gate, norm, s, pool = drawn(3, 3, 3, 48, torch.float32, device)
     index = torch.tensor([1, -1, 0], dtype=torch.int32, device=device)
     exact, arrived = pool.double(), torch.zeros(5, dtype=torch.int32, device=device)
@@ -118,5 +118,5 @@ def test_widths_and_dtypes_that_do_not_fit_are_refused(device: torch.device) -> 
 @pytest.mark.parametrize("heads", [1, 8, 64, 1000])
 @pytest.mark.parametrize("width", [16, 32, 48, 128, 256])
 def test_no_two_threads_hold_the_same_number_of_a_state_that_one_of_them_writes(heads: int, width: int) -> None:
-    chosen = tiling(heads, width)
+    chosen = choose_tiles(heads, width)
     assert 32 * chosen.warps <= chosen.columns * (1 << (width - 1).bit_length())

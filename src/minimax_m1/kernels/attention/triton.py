@@ -45,14 +45,14 @@ class Tiles:
     merges: int = 2048
     rows: int = 8192
 
-    @classmethod
-    def of(cls, width: int, size: int, queries: int) -> Tiles:
-        """For heads of `width` numbers of `size` bytes, `queries` of them to a key: 16 KB of keys a tile, so that three
-        programs share the 227 KB and the 65,536 registers of an SM."""
-        tile = max(16, min(256 // size, 2**14 // (width * size)))
-        if size == 4:
-            return cls(tile=tile, stages=3)  # no matrix unit: more stages would cost registers, and hide nothing
-        return cls(tile=tile, registers=168 if width <= 128 and queries <= 16 else None)
+
+def choose_tiles(width: int, size: int, queries: int) -> Tiles:
+    """For heads of `width` numbers of `size` bytes, `queries` of them to a key: 16 KB of keys a tile, so that three
+    programs share the 227 KB and the 65,536 registers of an SM."""
+    tile = max(16, min(256 // size, 2**14 // (width * size)))
+    if size == 4:
+        return Tiles(tile=tile, stages=3)  # no matrix unit: more stages would cost registers, and hide nothing
+    return Tiles(tile=tile, registers=168 if width <= 128 and queries <= 16 else None)
 
 
 @eager
@@ -86,7 +86,7 @@ def paged_attention(
         return out
     assert len(table.pages) == len(table.lengths) == count and table.pages.stride(1) == 1, table.pages.shape
     queries = max(16, triton.next_power_of_2(heads // groups))  # the matrix unit's least
-    tiles = tiles or Tiles.of(triton.next_power_of_2(width), max(q.element_size(), keys.element_size()), queries)
+    tiles = tiles or choose_tiles(triton.next_power_of_2(width), max(q.element_size(), keys.element_size()), queries)
     assert tiles.stretch % tiles.tile == 0, tiles
     most = max(1, -(-table.pages.shape[1] * size // tiles.stretch))  # stretches of the longest sequence there can be
     rows = min(count * most, count + tiles.rows)

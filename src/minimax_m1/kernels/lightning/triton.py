@@ -30,7 +30,7 @@ _SHORTEST_PIECE = 1024  # tokens; below, a second launch costs more than it save
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tiling:
+class Tiles:
     """How the scan is cut up: tokens a block (16 to 256), value columns a program, warps and pipeline stages; and how
     many programs a GPU runs at once, so that long sequences are cut into pieces where there would be far fewer."""
 
@@ -41,7 +41,7 @@ class Tiling:
     programs: int = 132
 
 
-def tiling(segments: Segments, width: int, dtype: torch.dtype) -> Tiling:
+def choose_tiles(segments: Segments, width: int, dtype: torch.dtype) -> Tiles:
     """The sizes for these lengths, this head width and this dtype.
 
     With fewer than three stages no load runs beside the work on the block before; with four, two blocks are on their
@@ -51,12 +51,12 @@ def tiling(segments: Segments, width: int, dtype: torch.dtype) -> Tiling:
     """
     block, padded = block_size(segments), _padded(width)
     if dtype is torch.float32:  # no tensor cores: small tiles, whose operands stay in registers
-        return Tiling(block=16, columns=min(32, padded)) if width <= 64 else Tiling(block=16, columns=16, warps=8)
+        return Tiles(block=16, columns=min(32, padded)) if width <= 64 else Tiles(block=16, columns=16, warps=8)
     if width > 128:
-        return Tiling(block=min(32, block), columns=32, warps=8)
+        return Tiles(block=min(32, block), columns=32, warps=8)
     if width > 64:
-        return Tiling(block=block, columns=64 if width == 128 else 32, stages=4)
-    return Tiling(block=block, columns=32 if width == 48 else padded, programs=132 * (2 if width > 32 else 3))
+        return Tiles(block=block, columns=64 if width == 128 else 32, stages=4)
+    return Tiles(block=block, columns=32 if width == 48 else padded, programs=132 * (2 if width > 32 else 3))
 
 
 def block_size(segments: Segments) -> int:
@@ -77,7 +77,7 @@ def lightning(
     segments: Segments,
     states: Tensor,
     *,
-    tiles: Tiling | None = None,
+    tiles: Tiles | None = None,
 ) -> tuple[Tensor, Tensor]:
     """q, k, v [T, H, D] of one dtype, views whose last stride is 1 among them; slopes [H]; states [N, H, D, D] float32.
 
@@ -96,7 +96,7 @@ def lightning(
         raise ValueError(f"q, k, v {list(q.shape)} have last strides {[x.stride(2) for x in (q, k, v)]}, not 1")
     if segments.total == 0:
         return torch.zeros_like(q), states
-    tiles = tiles or tiling(segments, q.shape[2], q.dtype)
+    tiles = tiles or choose_tiles(segments, q.shape[2], q.dtype)
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, states)):
         out, ends = _Scan.apply(q, k, v, slopes, states, segments, tiles)
         return out, ends
@@ -126,7 +126,7 @@ class _Scan(torch.autograd.Function):
         slopes: Tensor,
         states: Tensor,
         segments: Segments,
-        tiles: Tiling,
+        tiles: Tiles,
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(q, k, v, slopes, states)
         ctx.segments, ctx.tiles = segments, tiles
@@ -164,7 +164,7 @@ class _Launch:
     sizes: dict[str, Any]
 
     @classmethod
-    def of(cls, q: Tensor, slopes: Tensor, segments: Segments, tiles: Tiling) -> _Launch:
+    def of(cls, q: Tensor, slopes: Tensor, segments: Segments, tiles: Tiles) -> _Launch:
         heads, width = q.shape[1:]
         programs = heads * triton.cdiv(width, tiles.columns)
         longest = _longest_piece(segments, programs, tiles)
@@ -240,7 +240,7 @@ def _strides(q: Tensor, k: Tensor, v: Tensor) -> tuple[int, ...]:
     return q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1)
 
 
-def _longest_piece(segments: Segments, programs: int, tiles: Tiling) -> int:
+def _longest_piece(segments: Segments, programs: int, tiles: Tiles) -> int:
     """Tokens of a piece, where `programs` programs run one.
 
     All of the longest sequence, unless pieces of a fair share are faster, which read k and v twice and so take half as

@@ -8,6 +8,8 @@ units give the float32 product: at 3 products of a bfloat16 one, against 12 or m
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -20,8 +22,31 @@ from minimax_m1.kernels.quantized import Int8
 _MOST_ROWS = 256  # of x in bfloat16 or float16 by int8: above, the matrix units are short of time and not memory
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiles:
+    """Rows of x and of the weight in a tile, numbers of both a step, warps and pipeline stages."""
+
+    tall: int
+    wide: int
+    deep: int
+    warps: int
+    stages: int
+
+
+def choose_tiles(rows: int, count: int) -> Tiles:
+    """For so many rows of x and of the weight.
+
+    Where few rows meet a short weight, tiles are small so that all of the GPU reads; else they are wide, since each
+    reads all of x from the second cache.
+    """
+    tall = min(128, max(16, triton.next_power_of_2(rows)))
+    if tall <= 64 and (tall == 16 or count <= 16_384):
+        return Tiles(tall=tall, wide=32 if count <= 16_384 else 64, deep=128, warps=4, stages=4)
+    return Tiles(tall=tall, wide=128, deep=64, warps=8, stages=3)
+
+
 @eager
-def linear(x: Tensor, weight: Tensor | Int8) -> Tensor:
+def linear(x: Tensor, weight: Tensor | Int8, *, tiles: Tiles | None = None) -> Tensor:
     """x weightᵀ in x's dtype, [..., out]; without gradients where the weight is narrower than x.
 
     Raises:
@@ -45,15 +70,15 @@ def linear(x: Tensor, weight: Tensor | Int8) -> Tensor:
     flat = x.reshape(rows, width)
     flat = flat if flat.stride(1) == 1 else flat.contiguous()
     out = x.new_empty(*x.shape[:-1], count)
-    tall, wide, deep, warps, stages = _tiles(rows, count)
-    grid = triton.cdiv(count, wide), triton.cdiv(rows, tall)
+    tiles = tiles or choose_tiles(rows, count)
+    grid = triton.cdiv(count, tiles.wide), triton.cdiv(rows, tiles.tall)
     if rows and count:
         _product[grid](
             *(flat, values, weight.scales if isinstance(weight, Int8) else None, out),
             *(rows, count, width, flat.stride(0)),
-            *(tall, wide, deep, x.dtype is torch.float32),
-            num_warps=warps,
-            num_stages=stages,
+            *(tiles.tall, tiles.wide, tiles.deep, x.dtype is torch.float32),
+            num_warps=tiles.warps,
+            num_stages=tiles.stages,
         )
     return out
 
@@ -64,18 +89,6 @@ _PAIRS = (
     (torch.bfloat16, torch.int8),
     (torch.float16, torch.int8),
 )
-
-
-def _tiles(rows: int, count: int) -> tuple[int, int, int, int, int]:
-    """Rows of x and of the weight in a tile, its steps, warps and stages.
-
-    Where few rows meet a short weight, tiles are small so that all of the GPU reads; else they are wide, since each
-    reads all of x from the second cache.
-    """
-    tall = min(128, max(16, triton.next_power_of_2(rows)))
-    if tall <= 64 and (tall == 16 or count <= 16_384):
-        return tall, 32 if count <= 16_384 else 64, 128, 4, 4
-    return tall, 128, 64, 8, 3
 
 
 @triton.jit

@@ -38,7 +38,7 @@ class Cut:
     down: Tiles
 
 
-def config(entries: int, experts: int, width: int, x: torch.dtype, weight: torch.dtype) -> Cut:
+def choose_cut(entries: int, experts: int, width: int, x: torch.dtype, weight: torch.dtype) -> Cut:
     """How to cut the products of so many entries (T K) over so many experts of this model width.
 
     Where an expert has few rows its weights take longer to read than to multiply: small tiles, many bytes in flight.
@@ -94,7 +94,7 @@ def moe(
         x, w13, w2 = x.to(low), w13.to(low), w2.to(low)
     _check(x, experts, weights, w13, w2)
     values = w13 if isinstance(w13, Tensor) else w13.values
-    cut = cut or config(experts.numel(), len(w13), x.shape[1], x.dtype, values.dtype)
+    cut = cut or choose_cut(experts.numel(), len(w13), x.shape[1], x.dtype, values.dtype)
     x, experts = x if x.stride(1) == 1 else x.contiguous(), experts.contiguous()
     leaves = (t for t in (x, weights, w13, w2, residual) if isinstance(t, Tensor))
     if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):

@@ -22,7 +22,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _WIDEST = 16_384
 
 
-class Tile(NamedTuple):
+class Tiles(NamedTuple):
     """What one program holds: `rows` rows of `padded` numbers, in `warps` warps. With 2 `stages` the next row is on
     its way meanwhile."""
 
@@ -60,25 +60,25 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tenso
     return out
 
 
-def forward_tile(width: int) -> Tile:
+def forward_tiles(width: int) -> Tiles:
     """4,096 numbers or one row, at 32 numbers a lane: of bfloat16, four loads of 16 bytes are under way at once."""
     padded = max(16, triton.next_power_of_2(width))
     rows = max(1, 4096 // padded)
-    return Tile(rows, padded, max(4, rows * padded // 1024))
+    return Tiles(rows, padded, max(4, rows * padded // 1024))
 
 
-def backward_tile(width: int) -> Tile:
+def backward_tiles(width: int) -> Tiles:
     """8 numbers a lane, 16 of long rows, since it also holds the weight and what it has added up for its gradient. A
     long row fills most of a multiprocessor's registers, so that the next must come meanwhile; one of more than 8,192
     numbers spills some."""
     padded = max(16, triton.next_power_of_2(width))
     rows = max(1, 1024 // padded)
-    return Tile(rows, padded, min(16, max(4, rows * padded // 512)), 2 if rows == 1 and padded <= 8192 else 1)
+    return Tiles(rows, padded, min(16, max(4, rows * padded // 512)), 2 if rows == 1 and padded <= 8192 else 1)
 
 
-def backward_programs(blocks: int, tile: Tile) -> int:
+def backward_programs(blocks: int, tiles: Tiles) -> int:
     """Programs that share the blocks of rows: as many as 132 multiprocessors hold at once, if there is work for all."""
-    return min(blocks, 132 * (32 if tile.rows > 1 else 16) // tile.warps)
+    return min(blocks, 132 * (32 if tiles.rows > 1 else 16) // tiles.warps)
 
 
 def _check(x: Tensor, weight: Tensor, *others: Tensor) -> None:
@@ -118,9 +118,9 @@ class _Norm(torch.autograd.Function):
         out = x.new_empty(x.shape, dtype=out_kind)
         inputs, others, gates = (None if each is None else _rows(each) for each in (x, branch, gate))
         assert inputs is not None
-        tile = forward_tile(x.shape[-1])
+        tiles = forward_tiles(x.shape[-1])
         if len(inputs):
-            _forward[(triton.cdiv(len(inputs), tile.rows),)](
+            _forward[(triton.cdiv(len(inputs), tiles.rows),)](
                 inputs,
                 others,
                 gates,
@@ -135,9 +135,9 @@ class _Norm(torch.autograd.Function):
                 eps,
                 len(inputs),
                 WIDTH=x.shape[-1],
-                PADDED=tile.padded,
-                ROWS=tile.rows,
-                num_warps=tile.warps,
+                PADDED=tiles.padded,
+                ROWS=tiles.rows,
+                num_warps=tiles.warps,
             )
         ctx.save_for_backward(x if total is None else total, gate, weight)
         ctx.scales, ctx.eps, ctx.dtypes = (alpha, beta), eps, (x.dtype, None if branch is None else branch.dtype)
@@ -150,9 +150,9 @@ class _Norm(torch.autograd.Function):
         x, gate, weight = ctx.saved_tensors
         for_x, for_branch, for_gate, for_weight = ctx.needs_input_grad[:4]
         width, (kind, branch_kind) = x.shape[-1], ctx.dtypes
-        tile = backward_tile(width)
-        blocks = triton.cdiv(x.numel() // width, tile.rows)
-        programs = backward_programs(blocks, tile)
+        tiles = backward_tiles(width)
+        blocks = triton.cdiv(x.numel() // width, tiles.rows)
+        programs = backward_programs(blocks, tiles)
         d_x = x.new_empty(x.shape, dtype=kind) if for_x else None
         d_branch = x.new_empty(x.shape, dtype=branch_kind) if for_branch else None
         d_gate = x.new_empty(x.shape, dtype=gate.dtype) if for_gate else None
@@ -178,10 +178,10 @@ class _Norm(torch.autograd.Function):
                 ctx.eps,
                 len(inputs),
                 WIDTH=width,
-                PADDED=tile.padded,
-                ROWS=tile.rows,
-                STAGES=tile.stages,
-                num_warps=tile.warps,
+                PADDED=tiles.padded,
+                ROWS=tiles.rows,
+                STAGES=tiles.stages,
+                num_warps=tiles.warps,
             )
         d_weight = None if parts is None else parts.sum(0).to(weight.dtype)
         return d_x, d_branch, d_gate, d_weight, None, None, None

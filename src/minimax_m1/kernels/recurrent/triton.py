@@ -22,14 +22,14 @@ _WIDEST = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tiling:
+class Tiles:
     """Value columns a program, and its warps."""
 
     columns: int
     warps: int
 
 
-def tiling(heads: int, width: int) -> Tiling:
+def choose_tiles(heads: int, width: int) -> Tiles:
     """Tiles of at most 32 KB of state, 32 numbers a thread: eight loads of 16 bytes are under way at once.
 
     At width 128 three programs of 80 registers a thread fit on a multiprocessor of an H100, with 96 KB on its way; one
@@ -39,7 +39,7 @@ def tiling(heads: int, width: int) -> Tiling:
     columns = min(64, 8192 // padded, padded)
     largest = max(padded * columns, triton.next_power_of_2(heads * width))  # of a state, or of a row to norm
     # No more threads than a state has numbers: two that held the same one would read it while the other writes it.
-    return Tiling(columns=columns, warps=min(16, max(1, largest // 1024), padded * columns // 32))
+    return Tiles(columns=columns, warps=min(16, max(1, largest // 1024), padded * columns // 32))
 
 
 @eager
@@ -52,7 +52,7 @@ def recurrent(
     states: Slots,
     *,
     arrived: Tensor | None = None,
-    tiles: Tiling | None = None,
+    tiles: Tiles | None = None,
 ) -> Tensor:
     """qkv [N, 3HD], gate [N, HD], norm [HD] of one dtype; slopes [H]; slots whose index names none twice -> [N, HD].
 
@@ -75,7 +75,7 @@ def recurrent(
     out = gate.new_empty(rows, inner)
     if rows == 0:
         return out
-    tiles = tiles or tiling(heads, width)
+    tiles = tiles or choose_tiles(heads, width)
     if arrived is None:
         arrived = torch.zeros_like(states.index, dtype=torch.int32)
     assert arrived.dtype == torch.int32 and len(arrived) >= rows

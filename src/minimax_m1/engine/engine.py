@@ -58,16 +58,22 @@ class ModelEngine:
         self._cache, pages, self._max_model_len = Cache.fitting(model, config, max_model_len)
         self._pages = PageAllocator(pages, config.page_size)
         self._prefixes = PrefixCache(self._pages, config.checkpoint_bytes or self._cache.checkpoint_room)
-        size, graphs = config.page_size, None
+        size = config.page_size
+        self._graphs: DecodeGraphs | None = None
         if model.device.type == "cuda" and (size < 16 or size & (size - 1)):
             raise RequestError(f"page_size must be a power of two from 16 on a GPU, got {size}", param="page_size")
         if model.device.type == "cuda" and not config.enforce_eager and decodable(model):
-            graphs = DecodeGraphs(model, self._cache, capture=True)
-        self._runner = Runner(model, self._cache, graphs)
+            self._graphs = DecodeGraphs(model, self._cache, capture=True)
+        self._runner = Runner(model, self._cache, self._graphs)
         self._scheduler = Scheduler(config, self._pages, self._prefixes, self._runner)
         self._open: dict[str, Job] = {}  # every request that has not ended
         self._arrivals = 0
         self._untold: list[TokenEvent] = []  # ends of cancelled requests
+
+    @property
+    def kernels(self) -> str:
+        """What it runs on, such as "triton, CUDA graphs"."""
+        return self._model.ops.name + (", CUDA graphs" if self._graphs is not None else "")
 
     @property
     def max_model_len(self) -> int:

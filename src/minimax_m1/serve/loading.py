@@ -56,7 +56,7 @@ def load(
         tokenizer=tokenizer,
         guides=guides,
         defaults=defaults(folder, engine.max_model_len),
-        kernels=ops.name,
+        kernels=engine.kernels,
         fingerprint=fingerprint(folder),
         dtype="+".join(filter(None, (str(model.dtype).removeprefix("torch."), model.config.quantization))),
     )

@@ -165,14 +165,14 @@ def checks(told: Mapping[str, Any]) -> list[str]:
 
 def resources(compiled: Sequence[Mapping[str, Any]]) -> list[str]:
     """The compiler's table."""
-    spilling = sorted({told["kernel"] for told in compiled if told["spilled"]})
+    spilling = [f"`{told['kernel']}`" for told in compiled if told["spilled"]]
     lines = [
         f"`{COMPILED}`,",
         "compiled for sm_90, which takes no GPU: a thread's registers and the bytes of its stack; a block's shared",
         "memory and warps; blocks that one SM holds; matrix instructions; the widest load of a thread. Where shared",
         "memory and warps are the same, the configuration with the most registers is shown. What does not fit into",
-        f"registers goes to the stack, in memory: of {len(compiled)} launches "
-        f"{sum(told['spilled'] > 0 for told in compiled)}, of {', '.join(f'`{kernel}`' for kernel in spilling) or 'none'}.",
+        f"registers goes to the stack, in memory: of {len(compiled)} different launches {len(spilling)} have some there"
+        f"{', those of ' + ' and '.join(sorted({*spilling})) if spilling else ''}.",
         "",
         "| such as | kernel | registers | stack | shared KB | warps | blocks an SM | matrix | load bytes |",
         "|---|---|---:|---:|---:|---:|---:|---|---:|",

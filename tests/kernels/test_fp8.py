@@ -7,7 +7,7 @@ import torch
 
 from minimax_m1.kernels.fp8 import Fp8
 from minimax_m1.kernels.moe import reference
-from minimax_m1.kernels.quantized import dense
+from minimax_m1.kernels.scaled import dense
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

@@ -9,7 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimax_m1.kernels import quantized
-from minimax_m1.kernels.quantized import Int8, dense, product
+from minimax_m1.kernels.quantized import Int8, product
+from minimax_m1.kernels.scaled import dense
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from minimax_m1.kernels.eager import eager
-from minimax_m1.kernels.fp8 import Fp8
+from minimax_m1.kernels.scaled import Scaled, by_rows
 
 _MOST = 127  # -128 is left out, so that a row's two signs round alike
 _FINER = 254  # an input's rest goes from -1/2 to 1/2 of its step, and is told in so many parts of it
@@ -24,40 +24,18 @@ _LEAST = 1e-30  # rows of smaller inputs are told in steps of this one, since a 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Int8:
+class Int8(Scaled):
     """A weight as values * scales[..., None]: values int8 [..., out, in], scales float32 [..., out]."""
 
-    values: Tensor
-    scales: Tensor
-
     def __post_init__(self) -> None:
-        assert self.values.dtype is torch.int8 and self.scales.dtype is torch.float32
-        assert self.values.shape[:-1] == self.scales.shape, (self.values.shape, self.scales.shape)
+        Scaled.__post_init__(self)
+        assert self.values.dtype is torch.int8
 
     @classmethod
     def of(cls, weight: Tensor) -> Self:
         """Rounds a weight to nearest (ties to even), each row by its largest entry; a row of zeros gets scale 1."""
-        wide = weight.detach().to(torch.float32)
-        most = wide.abs().amax(-1)
-        scales = torch.where(most > 0, most / _MOST, 1.0)
-        return cls((wide / scales[..., None]).round().clamp(-_MOST, _MOST).to(torch.int8), scales)
-
-    @property
-    def shape(self) -> torch.Size:
-        """The weight's shape, [..., out, in]."""
-        return self.values.shape
-
-    @property
-    def device(self) -> torch.device:
-        """Where it lies."""
-        return self.values.device
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, index: int | slice) -> Self:
-        """A part of the first dimension, as a view: one expert of a stack, or some rows."""
-        return type(self)(self.values[index], self.scales[index])
+        values, scales = by_rows(weight, _MOST)
+        return cls(values.round().clamp(-_MOST, _MOST).to(torch.int8), scales)
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """The weight [..., out, in] as it is meant, rounded once to `dtype`.
@@ -76,13 +54,6 @@ class Int8:
         for place, some, scale in zip(out.split(rows), values.split(rows), scales.split(rows), strict=True):
             place.copy_(some.to(wide).mul_(scale))
         return out.view(self.shape)
-
-
-def dense(weight: Tensor | Int8 | Fp8, dtype: torch.dtype) -> Tensor:
-    """The weight as a tensor for inputs of this dtype: an `Int8`, an `Fp8` or a narrower tensor is brought to it."""
-    if isinstance(weight, Int8 | Fp8):
-        return weight.dequantized(dtype)
-    return weight.to(dtype) if torch.promote_types(weight.dtype, dtype) is dtype else weight
 
 
 @eager

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from minimax_m1.kernels.quantized import Int8, dense
+from minimax_m1.kernels.quantized import Int8
+from minimax_m1.kernels.scaled import dense
 
 
 def linear(x: Tensor, weight: Tensor | Int8) -> Tensor:

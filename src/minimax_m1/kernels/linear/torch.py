@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear as fused
 
-from minimax_m1.kernels.quantized import Int8, dense, product
+from minimax_m1.kernels.quantized import Int8, product
+from minimax_m1.kernels.scaled import dense
 
 _ROWS = 16_384  # rows of a weight brought to another dtype at a time: 0.4 GB in float32 at M1's width
 

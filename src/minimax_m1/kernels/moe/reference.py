@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from minimax_m1.kernels.fp8 import Fp8
-from minimax_m1.kernels.quantized import Int8, dense
+from minimax_m1.kernels.quantized import Int8
+from minimax_m1.kernels.scaled import dense
 
 
 def moe(x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor | Int8 | Fp8, w2: Tensor | Int8 | Fp8) -> Tensor:

@@ -16,7 +16,8 @@ from torch.nn.functional import embedding_bag, silu
 
 from minimax_m1.kernels.eager import eager
 from minimax_m1.kernels.moe.route import DROPPED
-from minimax_m1.kernels.quantized import Int8, dense, product
+from minimax_m1.kernels.quantized import Int8, product
+from minimax_m1.kernels.scaled import dense
 
 # oneDNN builds code for each new shape of a bfloat16 product, 0.3 ms on one core, and remembers 1,024 of them. Numbers
 # of rows that no two experts and no two steps share are therefore rounded up, to one of 2 to this power in each octave.

@@ -120,6 +120,14 @@ def paged_attention(rows: int, tokens: int, heads: int, groups: int, width: int,
     op(empty(rows, heads, width, dtype=dtype), pool[0], pool[1], table)
 
 
+def paged_prefill(tokens: int, heads: int, groups: int, width: int, dtype: torch.dtype = LOW) -> None:
+    from minimax_m1.kernels.attention.triton_prefill import paged_prefill as op
+
+    pool = empty(2, 64, PAGE, groups, width, dtype=dtype)
+    table = BlockTable(empty(1, 64, dtype=torch.int32), empty(1, dtype=torch.int32))
+    op(empty(tokens, heads, width, dtype=dtype), pool[0], pool[1], table, Segments.of([tokens]))
+
+
 def rope(tokens: int, heads: int, groups: int, width: int, rotary: int, *, backward: bool = False) -> None:
     from minimax_m1.kernels.rope.triton import rope as op
 
@@ -234,6 +242,7 @@ def cases() -> dict[str, Callable[[], None]]:
         for rows, tokens in ((1, 2**20), (64, 16384), (256, 2048)):
             found[f"paged_attention {name} {rows} x {tokens}"] = partial(paged_attention, rows, tokens, *asked)
         found[f"paged_attention {name} float32"] = partial(paged_attention, 8, 16384, *asked, WIDE)
+        found[f"paged_prefill {name} float32"] = partial(paged_prefill, 2048, *asked, WIDE)
         found[f"rope {name}"] = partial(rope, 8192, *asked, config.rotary_dim)
         found[f"rope {name} backward"] = partial(rope, 8192, *asked, config.rotary_dim, backward=True)
         for rows in (1, 16, 64):

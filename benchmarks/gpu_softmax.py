@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from minimax_m1.kernels.attention.reference import attention as plain
+from minimax_m1.kernels.attention.torch import attention as masked
 from minimax_m1.kernels.pages import BlockTable
 from minimax_m1.kernels.segments import Segments
 
@@ -31,6 +32,8 @@ def attention(bench: Bench) -> None:
     for tokens in bench.pick((2**13, 2**15, 2**17), (40,)):
         with bench.part(f"prefill {tokens}"), torch.inference_mode():
             prefill(bench, tokens, heads, groups, width)
+    with bench.part("float32"), torch.inference_mode():
+        float32(bench, *bench.pick((2**11, 2**14), (9, 33)), heads, groups, width)
     with bench.part("backward"):
         backward(bench, bench.pick(2**13, 24), heads, groups, width)
 
@@ -85,6 +88,23 @@ def prefill(bench: Bench, tokens: int, heads: int, groups: int, width: int) -> N
     ms = bench.time(lambda: ours(q, [k], [v], segments), least=60)
     peers = {"SDPA flash": bench.peer(lambda: partial(flash, q, k, v), least=30)}
     bench.tell(f"prefill {tokens:,}", ms, flops=2 * tokens**2 * heads * width, error=error, peers=peers)
+
+
+def float32(bench: Bench, new: int, past: int, heads: int, groups: int, width: int) -> None:
+    """More tokens of one sequence behind cached ones in float32, which no library takes without masks."""
+    from minimax_m1.kernels.attention.triton_prefill import paged_prefill as ours
+
+    size, length, wide = bench.pick(256, 16), past + new, torch.float32
+    pool = bench.random(2, -(-length // size), size, groups, width, dtype=wide)
+    table = torch.randperm(pool.shape[1], device=bench.device).int()[None]
+    held = torch.tensor([length], dtype=torch.int32, device=bench.device)
+    q, segments = bench.random(new, heads, width, dtype=wide), Segments.of([new])
+    call = partial(ours, q, *pool, BlockTable(table, held), segments)
+    error = bench.check("float32", {"o": call()[-1:]}, {"o": of_row(q[-1], pool, table[0], length)[None]}, 1e-5)
+    rows = [side[table[0].long()].flatten(0, 1)[:length] for side in pool]
+    peers = {"torch, masks": bench.peer(lambda: partial(masked, q, *([each] for each in rows), segments), least=30)}
+    flops = 4 * new * (past + new // 2) * heads * width
+    bench.tell(f"{new:,} tokens behind {past:,} in float32", bench.time(call), flops=flops, error=error, peers=peers)
 
 
 def flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

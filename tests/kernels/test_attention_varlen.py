@@ -58,7 +58,7 @@ def calls() -> list[str]:
 @pytest.fixture(params=["flash", "flash_attn"])
 def library(request: pytest.FixtureRequest, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A library in the place of the real one. torch's own operator keeps torch's own way to its gradients."""
-    monkeypatch.setattr(varlen, "_library", lambda _: request.param)
+    monkeypatch.setattr(varlen, "library_of", lambda _: request.param)
     if request.param == "flash":
         registered = torch.library.Library("aten", "IMPL")
         registered.impl("_flash_attention_forward", _forward(calls), "CPU")
@@ -183,7 +183,7 @@ def test_on_a_cpu_it_is_torchs_own_function_and_no_rows_are_no_rows() -> None:
 def test_torchs_own_operator_takes_what_it_is_told(
     new: list[int], held: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(varlen, "_library", lambda _: "flash")
+    monkeypatch.setattr(varlen, "library_of", lambda _: "flash")
     q = torch.empty(sum(new), 4, 16, dtype=LOW, device="meta", requires_grad=True)
     key, value = (torch.empty(sum(held), 2, 16, dtype=LOW, device="meta", requires_grad=True) for _ in range(2))
     starts = torch.empty(len(held) + 1, dtype=torch.int32, device="meta")

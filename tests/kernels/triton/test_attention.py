@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from minimax_m1.kernels.attention import reference
-from minimax_m1.kernels.attention.triton import Tiles, attention, gather, paged_attention
+from minimax_m1.kernels.attention.triton import Tiles, attention, gather, out_of_pages, paged_attention
+from minimax_m1.kernels.attention.triton_prefill import Tiles as PrefillTiles
+from minimax_m1.kernels.attention.triton_prefill import paged_prefill
 from minimax_m1.kernels.pages import BlockTable, Paged, PageTable
 from minimax_m1.kernels.segments import Segments
 
@@ -189,6 +191,47 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     monkeypatch.setattr(triton, "paged_attention", counted)
     yield rows
+
+
+@pytest.mark.parametrize(("new", "held"), [([7, 1, 40], [7, 90, 75]), ([3], [260]), ([17, 0, 2], [17, 30, 130])])
+def test_rows_out_of_pages_meet_a_library(new: list[int], held: list[int], device: torch.device) -> None:
+    keys, values = paged(held, 16, 2, 32, torch.float32, device)
+    q, segments = torch.randn(sum(new), 4, 32, device=device), Segments.of(new)
+    out = out_of_pages(q, keys, values, keys.table.blocks(device), segments, held)
+    assert_near("out", out, exact(q, keys, values, segments), 1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), BOUNDS)
+@pytest.mark.parametrize(("size", "heads"), [(16, (2, 8, 32)), (5, (3, 3, 48)), (64, (1, 4, 16)), (16, (1, 2, 144))])
+@pytest.mark.parametrize(("new", "held"), [([7, 1, 40], [7, 90, 75]), ([70], [131]), ([17, 0, 2], [17, 30, 130])])
+def test_several_queries_against_pages_equal_plain(
+    new: list[int],
+    held: list[int],
+    size: int,
+    heads: tuple[int, int, int],
+    dtype: torch.dtype,
+    bound: float,
+    device: torch.device,
+) -> None:
+    groups, count, width = heads
+    keys, values = paged(held, size, groups, width, dtype, device)
+    q, segments = torch.randn(sum(new), count, width).to(dtype).to(device), Segments.of(new)
+    small = PrefillTiles(queries=16, keys=16)
+    for tiles in (small, None):
+        out = paged_prefill(q, keys.pool, values.pool, keys.table.blocks(device), segments, tiles=tiles)
+        assert out.dtype is dtype
+        for n, (mine, told) in enumerate(zip(out.split(new), exact(q, keys, values, segments).split(new), strict=True)):
+            if len(mine):
+                assert_near(f"sequence {n}", mine, told, bound)
+
+
+def test_prefill_refuses_other_shapes_by_name(device: torch.device) -> None:
+    keys, values = paged([8], 16, 1, 24, torch.float32, device)
+    table, segments = keys.table.blocks(device), Segments.of([2])
+    with pytest.raises(ValueError, match=r"\[2, 1, 24\] .* multiple of 16"):
+        paged_prefill(torch.randn(2, 1, 24, device=device), keys.pool, values.pool, table, segments)
+    with pytest.raises(ValueError, match="float64"):
+        paged_prefill(torch.randn(2, 1, 32, device=device).double(), keys.pool, values.pool, table, segments)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from minimax_m1.kernels.attention import varlen
+from minimax_m1.kernels.attention.triton_prefill import paged_prefill
 from minimax_m1.kernels.eager import eager
 from minimax_m1.kernels.pages import BlockTable, Paged
 from minimax_m1.kernels.segments import Segments
@@ -119,8 +120,8 @@ def attention(q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], segme
     """The op for any batch; gradients equal the reference's.
 
     Without gradients, keys and values in pages are read so: one query of a sequence by `paged_attention`; several by
-    varlen.py, which a kernel here lays each sequence's out in a row for. All else varlen.py takes as it is: tensors,
-    and pages where a gradient is asked for.
+    varlen.py's library, which a kernel here lays each sequence's out in a row for, or in float32 by
+    `paged_prefill`. All else varlen.py takes as it is: tensors, and pages where a gradient is asked for.
     """
     assert len(keys) == len(values) == len(segments)
     if segments.total == 0:
@@ -146,6 +147,15 @@ def attention(q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], segme
 
 
 def _several(
+    q: Tensor, keys: Paged, values: Paged, table: BlockTable, segments: Segments, lengths: Sequence[int]
+) -> Tensor:
+    """Several queries of a sequence, by a library if one takes them, else by a kernel that reads the pages."""
+    if varlen.library_of(q) == "torch":
+        return paged_prefill(q, keys.pool, values.pool, table, segments)
+    return out_of_pages(q, keys, values, table, segments, lengths)
+
+
+def out_of_pages(
     q: Tensor, keys: Paged, values: Paged, table: BlockTable, segments: Segments, lengths: Sequence[int]
 ) -> Tensor:
     """Several queries of a sequence: its keys and values are copied out of their pages, then read by a library.

@@ -31,7 +31,8 @@ def choose(
 
     On CUDA devices of capability 8.0 on, bfloat16 and float16 with heads of a multiple of 8 up to 256 go to flash
     attention: to the package `flash_attn_interface` (FlashAttention-3) where it is installed and the GPU is a Hopper
-    one, else to the package `flash_attn`, else to torch's own. All else, float32 and CPUs, goes to torch.py.
+    one, else to the package `flash_attn`, else to torch's own. All else, float32 and CPUs, goes to torch.py; keys in
+    pages never come here then (triton_prefill.py).
     """
     if device != "cuda" or capability < (8, 0) or dtype not in (torch.bfloat16, torch.float16):
         return "torch"
@@ -50,7 +51,7 @@ def attention(q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], segme
     keys than new ones, and packing would copy them.
     """
     assert len(keys) == len(values) == len(segments)
-    library = _library(q)
+    library = library_of(q)
     if library == "torch":
         return fused(q, keys, values, segments)
     asking = [n for n, new in enumerate(segments.lengths) if new]
@@ -79,7 +80,7 @@ def packed(
     `starts`, int32 [N+1] on q's device, and `lengths` [N] say where each sequence's keys begin and how many it has, as
     many as queries if not said.
     """
-    library = _library(q)
+    library = library_of(q)
     lengths = segments.lengths if lengths is None else lengths
     assert len(key) == len(value) == sum(lengths), (key.shape, lengths)
     if library == "torch":
@@ -113,7 +114,8 @@ def _output(given: Any) -> Tensor:
     return given[0] if isinstance(given, tuple) else given  # type: ignore[no-any-return]
 
 
-def _library(q: Tensor) -> Library:
+def library_of(q: Tensor) -> Library:
+    """Which one computes attention of these queries."""
     capability = torch.cuda.get_device_capability(q.device) if q.is_cuda else (0, 0)
     return choose(q.device.type, capability, q.dtype, q.shape[2], _installed)
 

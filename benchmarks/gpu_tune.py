@@ -72,6 +72,8 @@ def lightning(bench: Bench) -> Iterator[Way]:
         (64, 64, 4, 5),
         (64, 32, 4, 3),
         (64, 32, 8, 3),
+        (32, 32, 4, 4),  # two programs on each multiprocessor
+        (32, 32, 4, 3),
     ]
     sizes += [(32, 64, 4, 3), (32, 64, 4, 4), (32, 128, 8, 3), (64, 128, 8, 2), (128, 64, 8, 2), (128, 32, 8, 3)]
     ways = [Tiles(block=b, columns=c, warps=w, stages=s) for b, c, w, s in bench.pick(sizes, [(32, 16, 4, 2)])]

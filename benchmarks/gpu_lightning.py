@@ -242,7 +242,7 @@ def steps(bench: Bench, slots: int, heads: int, width: int, decay: Tensor, name:
     with torch.inference_mode():
         arrived = torch.zeros(slots, dtype=torch.int32, device=bench.device)
         given = qkv, gate, norm, 1e-6, decay
-        ms = bench.replay([partial(ours, *given, Slots(pool, row), arrived=arrived) for row in order])
+        ms = bench.replay([partial(ours, *given, Slots(pool, row, arrived)) for row in order])
     moved = 2 * state_bytes * slots + qkv.nbytes + 2 * gate.nbytes
     bench.tell(
         f"{name}{slots} slots",

@@ -99,12 +99,12 @@ def recurrent(bench: Bench) -> Iterator[Way]:
     sizes = bench.pick([*product((16, 32, 64, 128), (2, 4, 8, 16))], [(16, 2)])
     for rows in bench.pick((64, 1), (2,)):
         pool = bench.random(max(rows, bench.pick(64, 2)), heads, width, width, dtype=torch.float32)
-        slots = Slots(pool, torch.arange(rows, device=bench.device, dtype=torch.int32))
         given = bench.random(rows, 3 * heads * width), bench.random(rows, heads * width), bench.random(heads * width)
         decay = decay_slopes(heads, 40, 80).to(bench.device)
         arrived = torch.zeros(rows, dtype=torch.int32, device=bench.device)
+        slots = Slots(pool, torch.arange(rows, device=bench.device, dtype=torch.int32), arrived)
         for tiles in (None, *(Tiles(columns=columns, warps=warps) for columns, warps in sizes)):
-            call = partial(op, *given, 1e-6, decay, slots, arrived=arrived, tiles=tiles)
+            call = partial(op, *given, 1e-6, decay, slots, tiles=tiles)
             moved = 2 * 4 * rows * heads * width * width
             yield Way(f"recurrent {rows} slots, {told(tiles)}", call, moved, small=True)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimax_m1.kernels.head import reference
 from minimax_m1.kernels.head import torch as fast
@@ -91,24 +91,9 @@ def test_large_logits_do_not_overflow() -> None:
     assert scores.logprob.isfinite().all() and scores.entropy.isfinite().all()
 
 
-class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that an operator made, in bytes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        out = func(*args, **(kwargs or {}))
-        for each in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(each, Tensor):
-                self.bytes = max(self.bytes, each.untyped_storage().nbytes())
-        return out
-
-
-def test_no_tile_is_larger_than_it_may_be() -> None:
+def test_no_tile_is_larger_than_it_may_be(largest: Any) -> None:
     x, weight, targets = given(1200, 20_000, 4, torch.float32)
-    with Largest() as seen:
+    with largest as seen:
         fast.logprobs(x.requires_grad_(), weight.requires_grad_(), targets).logprob.sum().backward()
     assert 16_384 * 500 * 4 < seen.bytes <= 32 * 2**20 < 1200 * 20_000 * 4
 

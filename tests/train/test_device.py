@@ -9,6 +9,13 @@ import pytest
 
 Pretending = Callable[..., None]
 
+AGAIN = """
+again = type(run).resume(folder / "checkpoint", device="gpu")
+assert again.train_step()[figure] == run.train_step()[figure]
+weights = zip(run.model.parameters(), again.model.parameters(), strict=True)
+assert all(one.cpu().equal(two.cpu()) for one, two in weights)  # so the optimizer knew what it had known
+"""
+
 PRETRAIN = """\
 import sys
 from pathlib import Path
@@ -32,11 +39,7 @@ for report in (False, True):
 run.save(folder / "checkpoint")
 run.open(folder)
 assert all(sample.answer for sample in run._sampler.ask(run.model, 1))
-again = Run.resume(folder / "checkpoint", device="gpu")
-assert again.train_step()["loss"] == run.train_step()["loss"]
-weights = zip(run.model.parameters(), again.model.parameters(), strict=True)
-assert all(one.cpu().equal(two.cpu()) for one, two in weights)  # so the optimizer knew what it had known
-again.finish(folder / "model")
+figure = "loss"
 """
 
 LORA = """\
@@ -51,11 +54,7 @@ settings = [f"start={start}", "lora_rank=2", "batch_tokens=1000", "length=1000",
 run = Run.begin(recipe("tiny", settings), device="gpu")
 run.train_step()
 run.save(folder / "checkpoint")
-again = Run.resume(folder / "checkpoint", device="gpu")
-assert again.train_step()["loss"] == run.train_step()["loss"]
-weights = zip(run.model.parameters(), again.model.parameters(), strict=True)
-assert all(one.cpu().equal(two.cpu()) for one, two in weights)  # so the optimizer knew what it had known
-run.finish(folder / "model")
+figure = "loss"
 """
 
 REINFORCE = """\
@@ -73,16 +72,19 @@ run = RLRun.begin(rl_recipe("tiny-rl", [*settings, "context=400", "batch_tokens=
 first = run.train_step()
 assert first["agreement"] > 0.999, first
 run.save(folder / "checkpoint")
-again = RLRun.resume(folder / "checkpoint", device="gpu")
-assert again.train_step()["grad_norm"] == run.train_step()["grad_norm"]
-weights = zip(run.model.parameters(), again.model.parameters(), strict=True)
-assert all(one.cpu().equal(two.cpu()) for one, two in weights)
-run.close()
-again.close()
+figure = "grad_norm"
 """
 
 
-@pytest.mark.parametrize("script", [PRETRAIN, LORA, REINFORCE], ids=["pretrain", "lora", "rl"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        PRETRAIN + AGAIN + 'again.finish(folder / "model")',
+        LORA + AGAIN + 'run.finish(folder / "model")',
+        REINFORCE + AGAIN + "run.close()\nagain.close()",
+    ],
+    ids=["pretrain", "lora", "rl"],
+)
 def test_a_run_on_a_device_is_the_one_on_the_host(
     script: str, start: Path, tmp_path: Path, pretending: Pretending
 ) -> None:

@@ -210,7 +210,7 @@ def measure(
         "dtype": str(model.dtype).removeprefix("torch."),
         "quantization": model.config.quantization,
         "device": where.type,
-        "kernels": ops.name,
+        "kernels": engine.kernels,
         "torch": torch.__version__,
         "repeats": repeats,
         "machine": machine,

@@ -15,7 +15,8 @@ from torch import Tensor
 class Slots:
     """pool [S, H, D, D] and index [N] int32 on its device; -1 is nobody's, in a row that only fills a batch up.
 
-    `arrived`, int32 zeros [N], is where kernels count and leave zeros again: one for all layers saves each its own.
+    `arrived`, int32 zeros [N or more], is where kernels count and leave zeros again: one for all layers saves each its
+    own.
     """
 
     pool: Tensor

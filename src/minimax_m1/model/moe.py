@@ -37,6 +37,13 @@ class Routing:
             experts=among(self.experts, DROPPED), weights=among(self.weights, 0), logits=among(self.logits, 0)
         )
 
+    def loads(self) -> Tensor:
+        """Slots that each expert got, [L, E] in the logits' dtype; those that were dropped do not count."""
+        chosen = (self.experts - DROPPED).flatten(-2)  # [L, T K], 0 where a slot was dropped
+        counts = self.logits.new_zeros(*chosen.shape[:-1], self.logits.shape[-1] + 1)
+        # Not a bincount, for which the host waits on a GPU.
+        return counts.scatter_add_(-1, chosen, torch.ones_like(chosen, dtype=counts.dtype))[..., 1:]
+
     @staticmethod
     def concat(runs: Sequence[Routing]) -> Routing:
         """The tokens of several runs in a row, [L, T, ...] of every field."""
@@ -112,8 +119,6 @@ def balance_loss(routing: Routing) -> Tensor:
     """
     experts, logits = routing.experts.flatten(0, -2), routing.logits.flatten(0, -2)  # [L T, K], [L T, E]
     count = logits.shape[-1]
-    slots = (experts - DROPPED).flatten()  # 0 where dropped
-    # Not a bincount, for which the host waits on a GPU.
-    chosen = logits.new_zeros(count + 1).scatter_add_(0, slots, logits.new_ones(()).expand(len(slots)))[1:]
+    chosen = routing.loads().reshape(-1, count).sum(0)
     ran = (experts[:, :1] != DROPPED).to(logits.dtype)  # the best expert is never dropped where any ran
     return count * (chosen * (logits.softmax(-1) * ran).sum(0)).sum() / ran.sum() ** 2

@@ -101,10 +101,7 @@ def _answers(found: Losses, data: TrainingBatch) -> dict[str, Tensor]:
 def _routers(routing: Routing) -> dict[str, Tensor]:
     """`expert_load_max`: the busiest expert's tokens over the mean, in the worst layer; `router_entropy` in nats."""
     logs = routing.logits.detach().log_softmax(-1)  # [L, T, E]
-    layers, _, experts = logs.shape
-    chosen = (routing.experts - DROPPED).flatten(1)  # [L, T K], 0 where a slot was dropped
-    loads = logs.new_zeros(layers, experts + 1).scatter_add_(1, chosen, torch.ones_like(chosen, dtype=logs.dtype))
-    loads = loads[:, 1:]  # [L, E]
+    loads = routing.loads()  # [L, E]
     ran = routing.experts[..., 0] != DROPPED  # [L, T], of the last layer perhaps few
     entropy = -(logs.exp() * logs).sum(-1)
     return {

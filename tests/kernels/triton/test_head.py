@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimax_m1.kernels.head import reference
 from minimax_m1.kernels.head import triton as fast
@@ -164,26 +165,11 @@ def test_large_logits_do_not_overflow_or_cancel(device: torch.device) -> None:
     )
 
 
-class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that an operator made, in bytes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        out = func(*args, **(kwargs or {}))
-        for each in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(each, Tensor):
-                self.bytes = max(self.bytes, each.untyped_storage().nbytes())
-        return out
-
-
-def test_no_tile_is_larger_than_it_may_be(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_tile_is_larger_than_it_may_be(device: torch.device, monkeypatch: pytest.MonkeyPatch, largest: Any) -> None:
     monkeypatch.setattr(fast, "_WIDE", 500)
     monkeypatch.setattr(fast, "_TILE", 20_000)
     x, weight, targets = given(90, 1100, device, 4)
-    with Largest() as seen:
+    with largest as seen:
         fast.logprobs(x.requires_grad_(), weight.requires_grad_(), targets).logprob.sum().backward()
     assert seen.bytes == 20_000 * 4
 

@@ -81,7 +81,7 @@ def test_counters_come_back_as_zeros_and_serve_again(tiles: Tiles, device: torch
     exact, arrived = pool.double(), torch.zeros(5, dtype=torch.int32, device=device)
     for step in range(3):
         wanted = reference.recurrent(*(x.double() for x in (qkv, gate, norm)), EPS, s.double(), Slots(exact, index))
-        out = recurrent(qkv, gate, norm, EPS, s, Slots(pool, index), arrived=arrived, tiles=tiles)
+        out = recurrent(qkv, gate, norm, EPS, s, Slots(pool, index, arrived), tiles=tiles)
         assert off(f"step {step}", out, wanted) < 1e-6 and not arrived.any()
 
 

@@ -8,6 +8,7 @@ of short ones fill the GPU alike, however wide the table is. More queries are fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,11 +21,9 @@ from torch.nn.functional import pad
 from minimax_m1.kernels.attention import varlen
 from minimax_m1.kernels.attention.triton_prefill import paged_prefill
 from minimax_m1.kernels.eager import eager
+from minimax_m1.kernels.gpu import FLOATS, MULTIPROCESSORS
 from minimax_m1.kernels.pages import BlockTable, Paged
 from minimax_m1.kernels.segments import Segments
-
-_LOG2_E = 1.4426950408889634
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +41,7 @@ class Tiles:
     warps: int = 4
     stages: int = 5  # two tiles of keys and two of values at a time: pages are looked up ahead of what they hold
     registers: int | None = None  # most that a thread may take
-    programs: int = 396
+    programs: int = 3 * MULTIPROCESSORS
     merges: int = 2048
     rows: int = 8192
 
@@ -70,7 +69,7 @@ def paged_attention(
             pages of a size that is no power of two from 16 on.
     """
     (count, heads, width), (_, size, groups, _) = q.shape, keys.shape
-    if q.dtype not in _DTYPES or keys.dtype not in _DTYPES:
+    if q.dtype not in FLOATS or keys.dtype not in FLOATS:
         raise ValueError(
             f"q {list(q.shape)} in {q.dtype} over pages of keys {list(keys.shape)} in {keys.dtype}: float32, bfloat16 "
             "and float16 are supported"
@@ -97,7 +96,7 @@ def paged_attention(
     plan = {"STRETCH": tiles.stretch, "DOUBLINGS": doublings, "BLOCK_N": triton.next_power_of_2(count)}
     _attend[(min(tiles.programs, rows * groups),)](
         *(q, keys, values, table.pages, table.lengths, out, parts, logs, count, rows),
-        *(table.pages.stride(0), *keys.stride()[:3], _LOG2_E / width**0.5),
+        *(table.pages.stride(0), *keys.stride()[:3], math.log2(math.e) / width**0.5),
         **(shape | plan),
         G=groups,
         SIZE=size,

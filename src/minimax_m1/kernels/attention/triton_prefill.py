@@ -7,6 +7,7 @@ numbers alone, and torch's other kernels would need masks of queries x keys wher
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +16,9 @@ import triton.language as tl
 from torch import Tensor
 
 from minimax_m1.kernels.eager import eager
+from minimax_m1.kernels.gpu import FLOATS
 from minimax_m1.kernels.pages import BlockTable
 from minimax_m1.kernels.segments import Segments
-
-_LOG2_E = 1.4426950408889634
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +50,7 @@ def paged_prefill(
         ValueError: a dtype other than float32, bfloat16 and float16, or heads of no multiple of 16 up to 256 numbers.
     """
     (count, heads, width), (_, size, groups, _) = q.shape, keys.shape
-    if q.dtype not in _DTYPES or keys.dtype not in _DTYPES or width % 16 or width > 256:
+    if q.dtype not in FLOATS or keys.dtype not in FLOATS or width % 16 or width > 256:
         raise ValueError(
             f"q {list(q.shape)} in {q.dtype} over pages of keys {list(keys.shape)} in {keys.dtype}: float32, bfloat16 "
             "and float16 are supported, and heads of a multiple of 16 up to 256"
@@ -66,7 +65,7 @@ def paged_prefill(
     grid = triton.cdiv(max(segments.lengths), tiles.queries), heads, len(segments)
     _attend[grid](
         *(q, keys, values, out, table.pages, table.lengths, segments.starts(q.device)),
-        *(table.pages.stride(0), *keys.stride()[:3], _LOG2_E / width**0.5),
+        *(table.pages.stride(0), *keys.stride()[:3], math.log2(math.e) / width**0.5),
         **{"H": heads, "G": groups, "D": width, "P": triton.next_power_of_2(width), "SIZE": size},
         ROWS=tiles.queries,
         TILE=tiles.keys,

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minimax_m1.kernels.eager import eager
+from minimax_m1.kernels.gpu import FLOATS
 from minimax_m1.kernels.head.reference import Scores
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _WIDE = 16_384  # tokens of a tile
 _TILE = 2**27  # most logits of a tile
 _BLOCK = 4096  # logits that a program holds, 16 a lane
@@ -34,7 +34,7 @@ def logprobs(x: Tensor, weight: Tensor, targets: Tensor) -> Scores:
     ValueError for a dtype that is not supported.
     """
     assert x.dim() == weight.dim() == 2 and x.shape[1] == weight.shape[1] and targets.shape == x.shape[:1]
-    if x.dtype not in _DTYPES or weight.dtype not in _DTYPES:
+    if x.dtype not in FLOATS or weight.dtype not in FLOATS:
         raise ValueError(
             f"a head of x {list(x.shape)} in {x.dtype} and weight {list(weight.shape)} in {weight.dtype} is not "
             "supported: float32, bfloat16 and float16 are"

@@ -59,7 +59,7 @@ def _pooled(past: Recent) -> Pooled:
 
 def _lightning(x: Tensor, mixer: LightningMixer, slots: Slots) -> Tensor:
     qkv, gate = linear(x, mixer.qkv), linear(x, mixer.gate)
-    return linear(recurrent(qkv, gate, mixer.norm, mixer.eps, mixer.slopes, slots, arrived=slots.arrived), mixer.out)
+    return linear(recurrent(qkv, gate, mixer.norm, mixer.eps, mixer.slopes, slots), mixer.out)
 
 
 def _softmax(x: Tensor, mixer: SoftmaxMixer, past: Pooled) -> Tensor:

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minimax_m1.kernels.eager import eager
+from minimax_m1.kernels.gpu import FLOATS, MULTIPROCESSORS
 from minimax_m1.kernels.lightning.triton_scan import pull_kernel, scan_kernel
 from minimax_m1.kernels.segments import Segments
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _WIDEST = 256
 _SIZES = (16, 32, 64)  # 128 tokens by 64 columns of width 128 would take 256 KB of shared memory
 # Guessed cycles of one block on an H100, from the instructions of its loop and the rate of the tensor cores.
@@ -38,7 +38,7 @@ class Tiles:
     columns: int
     warps: int = 4
     stages: int = 3
-    programs: int = 132
+    programs: int = MULTIPROCESSORS
 
 
 def choose_tiles(segments: Segments, width: int, dtype: torch.dtype) -> Tiles:
@@ -49,14 +49,16 @@ def choose_tiles(segments: Segments, width: int, dtype: torch.dtype) -> Tiles:
     bytes a thread and takes 176 KB of shared memory: one runs on each of the 132 multiprocessors of an H100. Narrow
     ones run two or three at once.
     """
-    block, padded = block_size(segments), _padded(width)
+    block, padded = block_size(segments), triton.next_power_of_2(width)
     if dtype is torch.float32:  # no tensor cores: small tiles, whose operands stay in registers
         return Tiles(block=16, columns=min(32, padded)) if width <= 64 else Tiles(block=16, columns=16, warps=8)
     if width > 128:
         return Tiles(block=min(32, block), columns=32, warps=8)
     if width > 64:
         return Tiles(block=block, columns=64 if width == 128 else 32, stages=4)
-    return Tiles(block=block, columns=32 if width == 48 else padded, programs=132 * (2 if width > 32 else 3))
+    return Tiles(
+        block=block, columns=32 if width == 48 else padded, programs=MULTIPROCESSORS * (2 if width > 32 else 3)
+    )
 
 
 def block_size(segments: Segments) -> int:
@@ -90,8 +92,8 @@ def lightning(
     assert states.dtype == torch.float32, "the state is float32"
     if q.shape[2] % 16 or not 16 <= q.shape[2] <= _WIDEST:
         raise ValueError(f"q is {list(q.shape)}: head widths are multiples of 16 up to {_WIDEST} here")
-    if q.dtype not in _DTYPES or not q.dtype == k.dtype == v.dtype:
-        raise ValueError(f"q, k, v {list(q.shape)} are {q.dtype}, {k.dtype}, {v.dtype}; all are one of {_DTYPES}")
+    if q.dtype not in FLOATS or not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"q, k, v {list(q.shape)} are {q.dtype}, {k.dtype}, {v.dtype}; all are one of {FLOATS}")
     if any(x.stride(2) != 1 for x in (q, k, v)):
         raise ValueError(f"q, k, v {list(q.shape)} have last strides {[x.stride(2) for x in (q, k, v)]}, not 1")
     if segments.total == 0:
@@ -173,7 +175,7 @@ class _Launch:
         sizes = {
             "H": heads,
             "D": width,
-            "P": _padded(width),
+            "P": triton.next_power_of_2(width),
             "B": tiles.block,
             "W": tiles.columns,
             "STAGES": tiles.stages,
@@ -249,7 +251,3 @@ def _longest_piece(segments: Segments, programs: int, tiles: Tiles) -> int:
     longest = max(segments.lengths)
     share = max(-(-segments.total // max(1, tiles.programs // programs)), _SHORTEST_PIECE)
     return longest if 2 * longest <= 3 * share else -(-share // tiles.block) * tiles.block
-
-
-def _padded(width: int) -> int:
-    return 1 << (width - 1).bit_length()

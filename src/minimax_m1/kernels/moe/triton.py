@@ -17,13 +17,13 @@ from torch.autograd.function import once_differentiable
 
 from minimax_m1.kernels.eager import eager
 from minimax_m1.kernels.fp8 import Fp8
+from minimax_m1.kernels.gpu import FLOATS
 from minimax_m1.kernels.moe.triton_grad import outer, pulled
 from minimax_m1.kernels.moe.triton_plan import Plan, plan
 from minimax_m1.kernels.moe.triton_products import Tiles, combine, gated, product, to_fp8
 from minimax_m1.kernels.quantized import Int8
 
 _NARROW = 512  # a model of this width keeps matrix units too short a time for large tiles to pay
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ def moe(
 ) -> Tensor:
     """Weighted sum of the chosen experts, [T, M]; with a residual [T, M], alpha residual + beta sum.
 
-    `scale` is alpha and beta. `cut` is for those who measure; `config` chooses well.
+    `scale` is alpha and beta. `cut` is for those who measure; `choose_cut` chooses well.
     Gradients equal the reference's, but none goes through int8 or fp8 weights, nor to a residual.
 
     Raises:
@@ -119,8 +119,8 @@ def _check(x: Tensor, experts: Tensor, weights: Tensor, w13: Tensor | Int8 | Fp8
     for weight in (w13, w2):
         values = weight if isinstance(weight, Tensor) else weight.values
         assert values.is_contiguous()
-        narrow = values.dtype in _DTYPES and torch.promote_types(values.dtype, x.dtype) is x.dtype
-        if x.dtype not in _DTYPES or not (narrow or isinstance(weight, Int8 | Fp8)):
+        narrow = values.dtype in FLOATS and torch.promote_types(values.dtype, x.dtype) is x.dtype
+        if x.dtype not in FLOATS or not (narrow or isinstance(weight, Int8 | Fp8)):
             raise ValueError(
                 f"x {list(x.shape)} {x.dtype} by weights {list(values.shape)} {values.dtype}: x is float32, bfloat16 "
                 "or float16, and weights are no wider"

@@ -14,11 +14,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from minimax_m1.kernels.gpu import MULTIPROCESSORS
 from minimax_m1.kernels.moe.triton_plan import Plan
 from minimax_m1.kernels.moe.triton_products import Tiles, dot, product
 
 _AT_ONCE = 16  # rows, which every block holds a multiple of
-_PROGRAMS = 264  # two for each multiprocessor of a Hopper GPU: sums over rows are split until there are so many
+_PROGRAMS = 2 * MULTIPROCESSORS  # sums over rows are split until there are so many
 
 
 class Pulled(NamedTuple):

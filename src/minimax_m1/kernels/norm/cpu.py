@@ -9,6 +9,7 @@ does well.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from numba import njit
 from torch import Tensor
 
 from minimax_m1.kernels.formats import BFLOAT16, FORMATS, array, compiles, dot, nearest, wide
-from minimax_m1.kernels.norm.torch import residual_sum
+from minimax_m1.kernels.norm.torch import add_rms_norm, gated_rms_norm
 from minimax_m1.kernels.norm.torch import rms_norm as many_rows
 from minimax_m1.kernels.ops import AddNorm, GatedNorm, Norm
 from minimax_m1.kernels.threads import Kernel, as_number, numbers, real
@@ -28,17 +29,7 @@ _MOST_ROWS = 32
 def compile_norms() -> tuple[Norm, AddNorm, GatedNorm]:
     """The op, compiled; alone, after a sum, and before a gate."""
     norm = _compile()
-
-    def add_norm(
-        residual: Tensor, branch: Tensor, alpha: float, beta: float, weight: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor]:
-        x = residual_sum(residual, branch, alpha, beta)
-        return x, norm(x, weight, eps)
-
-    def gated_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return norm(x, weight, eps) * torch.sigmoid(gate)
-
-    return norm, add_norm, gated_norm
+    return norm, partial(add_rms_norm, norm=norm), partial(gated_rms_norm, norm=norm)
 
 
 def _compile() -> Norm:

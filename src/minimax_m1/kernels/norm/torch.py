@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import rms_norm as fused
@@ -20,13 +22,27 @@ def residual_sum(residual: Tensor, branch: Tensor, alpha: float, beta: float) ->
 
 
 def add_rms_norm(
-    residual: Tensor, branch: Tensor, alpha: float, beta: float, weight: Tensor, eps: float
+    residual: Tensor,
+    branch: Tensor,
+    alpha: float,
+    beta: float,
+    weight: Tensor,
+    eps: float,
+    *,
+    norm: Callable[[Tensor, Tensor, float], Tensor] = rms_norm,
 ) -> tuple[Tensor, Tensor]:
-    """x = alpha residual + beta branch, and x normed."""
+    """x = alpha residual + beta branch, and x normed by this norm."""
     x = residual_sum(residual, branch, alpha, beta)
-    return x, rms_norm(x, weight, eps)
+    return x, norm(x, weight, eps)
 
 
-def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x normed, times sigmoid(gate)."""
-    return rms_norm(x, weight, eps) * torch.sigmoid(gate)
+def gated_rms_norm(
+    x: Tensor,
+    gate: Tensor,
+    weight: Tensor,
+    eps: float,
+    *,
+    norm: Callable[[Tensor, Tensor, float], Tensor] = rms_norm,
+) -> Tensor:
+    """x normed by this norm, times sigmoid(gate)."""
+    return norm(x, weight, eps) * torch.sigmoid(gate)

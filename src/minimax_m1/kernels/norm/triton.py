@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minimax_m1.kernels.eager import eager
+from minimax_m1.kernels.gpu import FLOATS, MULTIPROCESSORS
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _WIDEST = 16_384
 
 
@@ -77,8 +77,8 @@ def backward_tiles(width: int) -> Tiles:
 
 
 def backward_programs(blocks: int, tiles: Tiles) -> int:
-    """Programs that share the blocks of rows: as many as 132 multiprocessors hold at once, if there is work for all."""
-    return min(blocks, 132 * (32 if tiles.rows > 1 else 16) // tiles.warps)
+    """Programs that share the blocks of rows: as many as all multiprocessors hold at once, if there is work for all."""
+    return min(blocks, MULTIPROCESSORS * (32 if tiles.rows > 1 else 16) // tiles.warps)
 
 
 def _check(x: Tensor, weight: Tensor, *others: Tensor) -> None:
@@ -86,7 +86,7 @@ def _check(x: Tensor, weight: Tensor, *others: Tensor) -> None:
     if not 0 < x.shape[-1] <= _WIDEST:
         raise ValueError(f"a norm of x {list(x.shape)} is not supported: rows of 1 to {_WIDEST} numbers are")
     kinds = [each.dtype for each in (x, weight, *others)]
-    if not set(kinds) <= set(_DTYPES):
+    if not set(kinds) <= set(FLOATS):
         raise ValueError(f"a norm of x {list(x.shape)} in {kinds} is not supported: float32, bfloat16 and float16 are")
 
 

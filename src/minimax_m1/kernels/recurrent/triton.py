@@ -15,9 +15,9 @@ import triton.language as tl
 from torch import Tensor
 
 from minimax_m1.kernels.eager import eager
+from minimax_m1.kernels.gpu import FLOATS
 from minimax_m1.kernels.slots import Slots
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _WIDEST = 256
 
 
@@ -51,13 +51,12 @@ def recurrent(
     slopes: Tensor,
     states: Slots,
     *,
-    arrived: Tensor | None = None,
     tiles: Tiles | None = None,
 ) -> Tensor:
     """qkv [N, 3HD], gate [N, HD], norm [HD] of one dtype; slopes [H]; slots whose index names none twice -> [N, HD].
 
-    `arrived`, int32 [N or more], counts programs: zeros before and after; without it each call makes its own, which is
-    a launch more. ValueError for a dtype or a width that the kernel does not take.
+    Without `states.arrived` each call makes its own, which is a launch more. ValueError for a dtype or a width that
+    the kernel does not take.
     """
     pool = states.pool
     heads, width = pool.shape[1:3]
@@ -67,17 +66,16 @@ def recurrent(
     assert slopes.shape == (heads,) and states.index.shape == (rows,) and states.index.is_contiguous()
     if width % 16 or not 16 <= width <= _WIDEST:
         raise ValueError(f"states are {list(pool.shape)}: head widths are multiples of 16 up to {_WIDEST} here")
-    if qkv.dtype not in _DTYPES or not qkv.dtype == gate.dtype == norm.dtype:
+    if qkv.dtype not in FLOATS or not qkv.dtype == gate.dtype == norm.dtype:
         kinds = f"{qkv.dtype}, {gate.dtype}, {norm.dtype}"
-        raise ValueError(f"qkv {list(qkv.shape)}, gate, norm are {kinds}; all are one of {_DTYPES}")
+        raise ValueError(f"qkv {list(qkv.shape)}, gate, norm are {kinds}; all are one of {FLOATS}")
     assert qkv.stride(1) == gate.stride(1) == norm.stride(0) == 1
     assert not (torch.is_grad_enabled() and (qkv.requires_grad or gate.requires_grad)), "a decode step has no gradient"
     out = gate.new_empty(rows, inner)
     if rows == 0:
         return out
     tiles = tiles or choose_tiles(heads, width)
-    if arrived is None:
-        arrived = torch.zeros_like(states.index, dtype=torch.int32)
+    arrived = torch.zeros_like(states.index, dtype=torch.int32) if states.arrived is None else states.arrived
     assert arrived.dtype == torch.int32 and len(arrived) >= rows
     kernel[(rows * heads * triton.cdiv(width, tiles.columns),)](
         qkv,

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minimax_m1.kernels.eager import eager
+from minimax_m1.kernels.gpu import FLOATS
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ENTRIES = 4096  # numbers a program turns, with 128 threads
 _HEADS = 16  # that a program of the decode step turns: even one sequence has several
 
@@ -99,7 +99,7 @@ class _Rotation(torch.autograd.Function):
 
 
 def _check(x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    if x.dtype not in _DTYPES or cos.dtype is not torch.float32 or sin.dtype is not torch.float32:
+    if x.dtype not in FLOATS or cos.dtype is not torch.float32 or sin.dtype is not torch.float32:
         kinds = f"{x.dtype} with tables of {cos.dtype}"
         raise ValueError(f"the rotation of {list(x.shape)} takes float32, bfloat16 and float16, not {kinds}")
     assert cos.shape == sin.shape == (len(x), 1, cos.shape[2]) and 2 * cos.shape[2] <= x.shape[2], (x.shape, cos.shape)

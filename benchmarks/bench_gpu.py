@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,8 @@ def measure(asked: argparse.Namespace) -> None:
     if not toy and not Path("/dev/nvidiactl").exists() and shutil.which("nvidia-smi") is None:
         print("left out: no NVIDIA GPU here; --interpret runs everything at toy sizes on the CPU")
         return
+    if find_spec("triton") is None:
+        sys.exit("Triton is not installed: pip install '.[gpu]' brings it")
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # it is part of the cache's keys, which all processes share
     told: dict[str, Any] = {
         "toy": toy,

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -227,11 +228,15 @@ def main() -> None:
     asked = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET"):
         sys.exit("TRITON_INTERPRET is set: the interpreter compiles nothing")
+    if find_spec("triton") is None:
+        sys.exit("Triton is not installed: pip install '.[gpu]' brings it")
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as it is on a GPU; 3.9 asks for it to be said
     from gpu_cases import cases
 
     parts = [part for part in asked.only.split(",") if part]
     chosen = {name: case for name, case in cases().items() if not parts or any(part in name for part in parts)}
+    if not chosen:
+        sys.exit(f"no case's name has {' or '.join(parts)} in it; --list names them")
     first, step = map(int, asked.share.split("/"))
     chosen = dict(list(chosen.items())[first::step])
     if asked.list:
